@@ -1,0 +1,186 @@
+"""Table removal: keep the patient, set everything else in a CT to air.
+
+What tells a table from a body here is thickness, not shape: tables, mattresses, covers, blankets and tubes
+are thin shells around air or foam, bodies are solid for centimeters. So an opening in every axial slice parts
+the two even where they touch, and what it takes from the body (skin, ears, thin walls) is given back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from svdrr.ct.volume import AIR_HU, CTVolume
+from svdrr.errors import SVDRRError
+
+VISIBLE_HU = -700.0
+"""Above it a voxel is matter (skin's partial volume, foam, cloth) and not air."""
+
+_TISSUE_HU = -350.0
+_SOFT_TISSUE_HU = (-200.0, 200.0)
+_LUNG_HU = -950.0
+
+# The opening grows with the body: an infant's chest wall is as thin as a table's shell.
+_OPENING_OF_BODY_RADIUS = 0.03
+_OPENING_MM = (1.5, 4.0)
+_SKIN_MM = 1.5
+_PROTRUSION_MM = 70.0
+_PART_ML = 2.0
+_LUNG_ML = 20.0
+_LUNG_WALL = 0.7
+_PLATE_AREA_RATIO = 15.0
+
+_Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TableRemoval:
+    """A CT without its table.
+
+    ct: inside `body` bit for bit the input, air elsewhere.
+    body: bool (k, j, i), skin, lungs and gas included.
+    removed: bool (k, j, i), what was above -700 HU outside the body and is air now.
+    residual_voxels: voxels above -700 HU outside the body that are left in `ct`, counted in the result.
+    verdict: one sentence for people.
+    """
+
+    ct: CTVolume
+    body: _Mask
+    removed: _Mask
+    residual_voxels: int
+    verdict: str
+
+
+def remove_table(ct: CTVolume, air_hu: float = AIR_HU) -> TableRemoval:
+    """Set everything outside the patient to `air_hu`: table, mattress, blankets, tubes and scanner padding.
+
+    Works in any orientation of the array, prone or supine; values inside the body are not touched.
+    Raises SVDRRError if the CT holds no body.
+    """
+    body = body_mask(ct)
+    removed = (ct.hu > VISIBLE_HU) & ~body
+    hu = np.where(body, ct.hu, np.float32(air_hu))
+    residual = int(np.count_nonzero((hu > VISIBLE_HU) & ~body))
+    return TableRemoval(ct.with_hu(hu), body, removed, residual, _verdict(removed, ct))
+
+
+def body_mask(ct: CTVolume) -> _Mask:
+    """The patient in a CT, bool (k, j, i): skin to skin with all that it encloses, arms and legs too.
+
+    Raises SVDRRError if the CT holds no body.
+    """
+    axial = _axial_axis(ct)
+    spacing = ct.spacing_mm[::-1]
+    mask = _body(np.moveaxis(ct.hu, axial, 0), np.array([spacing[axial], *np.delete(spacing, axial)]))
+    return np.ascontiguousarray(np.moveaxis(mask, 0, axial))
+
+
+def _axial_axis(ct: CTVolume) -> int:
+    """The array axis that runs most nearly from the feet to the head."""
+    superior = np.abs(ct.ijk_to_ras[2, :3]) / ct.spacing_mm
+    return 2 - int(np.argmax(superior))
+
+
+def _body(hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
+    """The body in a stack of axial slices; spacing (slice, row, column) in mm."""
+    tissue = hu > _TISSUE_HU
+    radius = _opening_radius(tissue, spacing)
+    solid = np.stack([_opened(one, spacing[1:], radius) for one in tissue])
+    body = _body_parts(solid, hu, spacing)
+    body |= _skin(body, hu, spacing[1:])
+    body |= _protrusions(tissue & ~body, body, spacing)
+    body = _filled(body)
+    lungs = _open_lungs(body, hu, spacing)
+    return _filled(body | lungs) if lungs.any() else body
+
+
+def _opening_radius(tissue: _Mask, spacing: NDArray[np.float64]) -> float:
+    areas = np.count_nonzero(tissue, axis=(1, 2)) * spacing[1] * spacing[2]
+    return float(np.clip(_OPENING_OF_BODY_RADIUS * np.sqrt(np.median(areas) / np.pi), *_OPENING_MM))
+
+
+def _opened(tissue: _Mask, spacing: NDArray[np.float64], radius: float) -> _Mask:
+    """One slice without what is thinner than 2·radius mm; the image's border counts as going on."""
+    if tissue.all() or not tissue.any():
+        return tissue
+    core = ndimage.distance_transform_edt(tissue, sampling=spacing) > radius
+    if not core.any():
+        return core
+    return np.asarray(ndimage.distance_transform_edt(~core, sampling=spacing) <= radius)
+
+
+def _body_parts(solid: _Mask, hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
+    """The largest solid of soft tissue, and the other solids as soft and round: arms, legs, head."""
+    labels, _ = ndimage.label(solid)
+    soft = (hu > _SOFT_TISSUE_HU[0]) & (hu < _SOFT_TISSUE_HU[1])
+    soft_voxels = np.bincount(labels[soft], minlength=2)
+    soft_voxels[0] = 0
+    voxels = np.bincount(labels.ravel(), minlength=2)
+    if not soft_voxels.any():
+        raise SVDRRError(
+            "There is no body in this CT: nothing in it is as thick and as dense as soft tissue."
+        )
+    parts = np.zeros(len(voxels), bool)
+    parts[np.argmax(soft_voxels)] = True
+    large = voxels * np.prod(spacing) > 1000.0 * _PART_ML
+    boxes = ndimage.find_objects(labels)
+    for label in np.flatnonzero(large & (soft_voxels > 0.5 * voxels) & ~parts):
+        box = boxes[label - 1]
+        parts[label] = _is_round(labels[box] == label, spacing[1:])
+    return np.asarray(parts[labels])
+
+
+def _is_round(part: _Mask, spacing: NDArray[np.float64]) -> bool:
+    """False for plates: solids whose slices are many times larger than the largest disk that fits in them."""
+    framed = np.pad(part, ((0, 0), (1, 1), (1, 1)))
+    radii = np.array([ndimage.distance_transform_edt(one, sampling=spacing).max() for one in framed])
+    area = np.count_nonzero(part) * spacing[0] * spacing[1]
+    return bool(area < _PLATE_AREA_RATIO * np.pi * np.sum(radii**2))
+
+
+def _skin(body: _Mask, hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
+    """The partial volume around the opened body, and the corners that the opening has rounded."""
+    steps = max(2, round(_SKIN_MM / float(spacing.min())))
+    cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
+    return np.asarray(ndimage.binary_dilation(body, cross, iterations=steps, mask=hu > VISIBLE_HU))
+
+
+def _protrusions(rest: _Mask, body: _Mask, spacing: NDArray[np.float64]) -> _Mask:
+    """The other tissue that hangs on the body and is small in every direction: ears, nose, thin walls."""
+    labels, count = ndimage.label(rest)
+    attached = np.zeros(count + 1, bool)
+    attached[labels[ndimage.binary_dilation(body)]] = True
+    extents = np.array([[axis.stop - axis.start for axis in box] for box in ndimage.find_objects(labels)])
+    if count:
+        attached[1:] &= (extents * spacing <= _PROTRUSION_MM).all(axis=1)
+    attached[0] = False
+    return np.asarray(attached[labels])
+
+
+def _filled(body: _Mask) -> _Mask:
+    return np.stack([ndimage.binary_fill_holes(one) for one in body])
+
+
+def _open_lungs(body: _Mask, hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
+    """Lungs that a small field of view cuts open: aerated, and walled by body or the image's border."""
+    aerated = (ndimage.uniform_filter(hu, (1, 3, 3)) > _LUNG_HU) & ~body
+    labels, _ = ndimage.label(aerated)
+    voxels = np.bincount(labels.ravel(), minlength=1)
+    voxels[0] = 0
+    lungs = np.zeros_like(body)
+    for label in np.flatnonzero(voxels * np.prod(spacing) > 1000.0 * _LUNG_ML):
+        lung = labels == label
+        surface = ndimage.binary_dilation(lung) & ~lung
+        if np.count_nonzero(body[surface]) > _LUNG_WALL * np.count_nonzero(surface):
+            lungs |= lung
+    return lungs
+
+
+def _verdict(removed: _Mask, ct: CTVolume) -> str:
+    milliliters = np.count_nonzero(removed) * abs(np.linalg.det(ct.ijk_to_ras[:3, :3])) / 1000.0
+    if milliliters < 0.5:
+        return "Found nothing but air outside the body; the body is untouched."
+    return f"Removed {milliliters:.0f} ml of table and other objects outside the body; the body is untouched."

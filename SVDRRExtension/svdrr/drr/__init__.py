@@ -1,0 +1,15 @@
+"""Digitally reconstructed radiographs: attenuation, render engines behind one interface, display mapping."""
+
+from svdrr.drr.attenuation import AttenuationVolume, attenuation
+from svdrr.drr.display import from_display, to_display
+from svdrr.drr.renderer import ENGINES, Renderer, make_renderer
+
+__all__ = [
+    "ENGINES",
+    "AttenuationVolume",
+    "Renderer",
+    "attenuation",
+    "from_display",
+    "make_renderer",
+    "to_display",
+]

@@ -1,0 +1,43 @@
+"""One interface for every DRR engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdrr.drr.attenuation import AttenuationVolume
+from svdrr.errors import SVDRRError
+from svdrr.geometry import View
+
+ENGINES = ("siddon", "diffdrr")
+
+
+class Renderer(Protocol):
+    """Renders views of the attenuation volume that it was made with."""
+
+    name: str
+
+    def render(self, view: View) -> NDArray[np.float32]:
+        """Line integrals of μ (dimensionless), float32 (rows, columns), row 0 at the top."""
+        ...
+
+
+def make_renderer(volume: AttenuationVolume, engine: str = "siddon") -> Renderer:
+    """The named engine on a volume: ``siddon`` (exact, fast on a CPU) or ``diffdrr`` (differentiable reference)."""
+    try:
+        if engine == "siddon":
+            from svdrr.drr.siddon import SiddonRenderer
+
+            return SiddonRenderer(volume)
+        if engine == "diffdrr":
+            from svdrr.drr.diffdrr import DiffDRRRenderer
+
+            return DiffDRRRenderer(volume)
+    except ImportError as error:
+        extra = {"siddon": "drr", "diffdrr": "diffdrr"}[engine]
+        raise SVDRRError(
+            f"The engine '{engine}' needs the package '{error.name}'; install it with: pip install 'svdrr[{extra}]'."
+        ) from error
+    raise SVDRRError(f"Unknown DRR engine '{engine}'; choose one of: {', '.join(ENGINES)}.")

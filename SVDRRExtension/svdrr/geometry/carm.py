@@ -1,0 +1,167 @@
+"""C-arm poses from DICOM positioner angles, detectors, and the views they make together.
+
+World frame: Slicer RAS, millimetres. Angles: DICOM PS3.3 C.8.7.5.1.2, Positioner Primary Angle (LAO positive)
+and Positioner Secondary Angle (cranial positive), in degrees; they say where the detector is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdrr.errors import SVDRRError
+
+RIGHT = np.array([1.0, 0.0, 0.0])
+ANTERIOR = np.array([0.0, 1.0, 0.0])
+SUPERIOR = np.array([0.0, 0.0, 1.0])
+
+SOURCE_TO_ISOCENTER_MM = 1800.0
+SOURCE_TO_DETECTOR_MM = 2000.0
+
+
+@dataclass(frozen=True)
+class CArmPose:
+    """Where source and detector stand about an isocenter.
+
+    primary_deg: LAO positive; 0 is PA (detector anterior), 180 AP, +90 left lateral (detector at the left).
+    secondary_deg: detector cranial positive, in [-90, 90].
+    isocenter_ras: RAS mm. The central ray runs from the source through the isocenter to the detector.
+    """
+
+    primary_deg: float = 0.0
+    secondary_deg: float = 0.0
+    isocenter_ras: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    source_to_isocenter_mm: float = SOURCE_TO_ISOCENTER_MM
+    source_to_detector_mm: float = SOURCE_TO_DETECTOR_MM
+
+    def __post_init__(self) -> None:
+        numbers = (self.primary_deg, self.secondary_deg, self.source_to_isocenter_mm, self.source_to_detector_mm)
+        if len(self.isocenter_ras) != 3 or not np.all(np.isfinite((*numbers, *self.isocenter_ras))):
+            raise SVDRRError("A C-arm pose needs finite angles and distances and an isocenter of three numbers.")
+        if not -90.0 <= self.secondary_deg <= 90.0:
+            raise SVDRRError(f"The secondary angle must lie in -90 to 90 degrees, not {self.secondary_deg:g}.")
+        if not 0.0 < self.source_to_isocenter_mm < self.source_to_detector_mm:
+            raise SVDRRError(
+                "The source-to-isocenter distance must be positive and less than the source-to-detector distance, "
+                f"not {self.source_to_isocenter_mm:g} and {self.source_to_detector_mm:g} mm."
+            )
+
+    @property
+    def detector_direction(self) -> NDArray[np.float64]:
+        """Unit vector n (3,) from the isocenter to the detector, RAS."""
+        primary, secondary = math.radians(self.primary_deg), math.radians(self.secondary_deg)
+        in_plane = math.cos(primary) * ANTERIOR - math.sin(primary) * RIGHT
+        return np.asarray(math.cos(secondary) * in_plane + math.sin(secondary) * SUPERIOR)
+
+    @property
+    def image_axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Unit vectors (right, down), each (3,), of the image in RAS, as seen from the detector.
+
+        Up is the projection of S onto the detector plane; at the poles, where S has none, that of A.
+        """
+        n = self.detector_direction
+        up = SUPERIOR - (SUPERIOR @ n) * n
+        if np.linalg.norm(up) < 1e-9:
+            up = ANTERIOR - (ANTERIOR @ n) * n
+        up /= np.linalg.norm(up)
+        return np.cross(up, n), -up
+
+    @property
+    def source_ras(self) -> NDArray[np.float64]:
+        """X-ray focal spot (3,), RAS mm."""
+        return np.asarray(self.isocenter_ras) - self.source_to_isocenter_mm * self.detector_direction
+
+    @property
+    def detector_center_ras(self) -> NDArray[np.float64]:
+        """Where the central ray meets the detector (3,), RAS mm."""
+        return self.source_ras + self.source_to_detector_mm * self.detector_direction
+
+    @classmethod
+    def from_direction(cls, direction: ArrayLike, isocenter_ras: tuple[float, float, float]) -> CArmPose:
+        """The pose whose detector lies in `direction` (3,), RAS, any length > 0, from the isocenter.
+
+        At the poles, where every primary angle gives the same direction, the primary angle is 0.
+        """
+        x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
+        radius = math.hypot(x, y)
+        primary = math.degrees(math.atan2(-x, y)) if radius > 1e-12 else 0.0
+        return cls(primary, math.degrees(math.atan2(z, radius)), isocenter_ras)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A flat detector, centered on the central ray.
+
+    rows, columns: pixels. pixel_spacing_mm: (row spacing, column spacing) on the detector, as in DICOM PS3.3
+    10.7.1.3: between rows first, then between columns.
+    """
+
+    rows: int
+    columns: int
+    pixel_spacing_mm: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise SVDRRError(f"A detector needs at least one pixel, not {self.rows} x {self.columns}.")
+        if not (np.all(np.isfinite(self.pixel_spacing_mm)) and min(self.pixel_spacing_mm) > 0.0):
+            raise SVDRRError(f"The detector's pixel spacing must be positive, not {self.pixel_spacing_mm} mm.")
+
+    @classmethod
+    def square(cls, pixels: int, side_mm: float = 480.0) -> Detector:
+        """`pixels` x `pixels` over `side_mm` x `side_mm`."""
+        return cls(pixels, pixels, (side_mm / pixels, side_mm / pixels))
+
+
+@dataclass(frozen=True)
+class View:
+    """One C-arm pose seen by one detector. Pixel coordinates are (column, row), integers at pixel centers."""
+
+    pose: CArmPose
+    detector: Detector
+
+    @property
+    def pixel_to_ras(self) -> NDArray[np.float64]:
+        """Float64 (4, 4): takes (column, row, 0, 1) to RAS mm on the detector plane.
+
+        The third axis is the detector direction, 1 mm long. The handedness is negative, as it must be for an
+        image seen from the detector towards the source with rows running down.
+        """
+        right, down = self.pose.image_axes
+        row_mm, column_mm = self.detector.pixel_spacing_mm
+        matrix = np.eye(4)
+        matrix[:3, 0] = right * column_mm
+        matrix[:3, 1] = down * row_mm
+        matrix[:3, 2] = self.pose.detector_direction
+        center = np.array([(self.detector.columns - 1) / 2.0, (self.detector.rows - 1) / 2.0])
+        matrix[:3, 3] = self.pose.detector_center_ras - matrix[:3, :2] @ center
+        return matrix
+
+    @property
+    def projection_matrix(self) -> NDArray[np.float64]:
+        """Float64 (3, 4): takes RAS mm (x, y, z, 1) to homogeneous pixel coordinates (column·w, row·w, w).
+
+        w is the depth in mm from the source along the central ray: positive in front of the source
+        (Hartley and Zisserman, Multiple View Geometry, 6.1).
+        """
+        right, down = self.pose.image_axes
+        row_mm, column_mm = self.detector.pixel_spacing_mm
+        focal = self.pose.source_to_detector_mm
+        intrinsic = np.array(
+            [
+                [focal / column_mm, 0.0, (self.detector.columns - 1) / 2.0],
+                [0.0, focal / row_mm, (self.detector.rows - 1) / 2.0],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+        rotation = np.stack([right, down, self.pose.detector_direction])
+        extrinsic = np.column_stack([rotation, -rotation @ self.pose.source_ras])
+        return np.asarray(intrinsic @ extrinsic)
+
+    def project(self, points_ras: ArrayLike) -> NDArray[np.float64]:
+        """Pixel coordinates (N, 2), (column, row), of points (N, 3) in RAS mm in front of the source."""
+        points = np.atleast_2d(np.asarray(points_ras, float))
+        homogeneous = np.column_stack([points, np.ones(len(points))]) @ self.projection_matrix.T
+        return np.asarray(homogeneous[:, :2] / homogeneous[:, 2:])

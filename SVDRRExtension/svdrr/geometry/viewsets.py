@@ -1,0 +1,157 @@
+"""View sets: from a specification such as ``hemisphere:300`` to C-arm poses, and to and from JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdrr.errors import SVDRRError
+from svdrr.geometry.carm import ANTERIOR, RIGHT, SUPERIOR, CArmPose, Detector, View
+
+Isocenter = tuple[float, float, float]
+
+FORMAT = "svdrr-views-1"
+MAX_VIEWS = 100_000
+SPECIFICATIONS = "simple, hemisphere:N, sweep:FROM:TO:STEP (degrees), or the path of a views JSON file"
+
+
+def simple_views(isocenter_ras: Isocenter) -> list[CArmPose]:
+    """Primary angle -90 to 90 degrees in steps of 5 without the PA source view: 36 poses [sv-drr, 4.3]."""
+    return [CArmPose(float(primary), 0.0, isocenter_ras) for primary in range(-90, 91, 5) if primary != 0]
+
+
+def hemisphere_views(count: int, isocenter_ras: Isocenter) -> list[CArmPose]:
+    """Fibonacci lattice of `count` detector positions on the hemisphere about PA, the first exactly PA [sv-drr, 4.1]."""
+    golden_angle = math.pi * (3.0 - math.sqrt(5.0))
+    poses = []
+    for index in range(count):
+        toward_anterior = 1.0 - index / count
+        ring = math.sqrt(1.0 - toward_anterior**2)
+        angle = golden_angle * index
+        direction = toward_anterior * ANTERIOR + ring * (math.sin(angle) * SUPERIOR - math.cos(angle) * RIGHT)
+        poses.append(CArmPose.from_direction(direction, isocenter_ras))
+    return poses
+
+
+def sweep_views(start_deg: float, stop_deg: float, step_deg: float, isocenter_ras: Isocenter) -> list[CArmPose]:
+    """Primary angles from start to stop, the stop included where a step lands on it, secondary angle 0."""
+    if not all(map(math.isfinite, (start_deg, stop_deg, step_deg))) or step_deg <= 0.0:
+        raise SVDRRError("A sweep needs finite angles and a step above 0 degrees, such as sweep:-90:90:5.")
+    count = math.floor(abs(stop_deg - start_deg) / step_deg + 1e-9) + 1
+    if count > MAX_VIEWS:
+        raise SVDRRError(f"A view set holds at most {MAX_VIEWS:,} views, and this sweep has {count:,}.")
+    direction = math.copysign(step_deg, stop_deg - start_deg)
+    return [CArmPose(start_deg + direction * index, 0.0, isocenter_ras) for index in range(count)]
+
+
+def parse_views(specification: str, isocenter_ras: Isocenter) -> list[CArmPose]:
+    """Poses of a specification: ``simple``, ``hemisphere:N``, ``sweep:FROM:TO:STEP``, or a JSON file's path.
+
+    A file's poses keep the isocenters that the file states. Raises SVDRRError for anything else.
+    """
+    kind, _, arguments = specification.partition(":")
+    try:
+        if specification == "simple":
+            return simple_views(isocenter_ras)
+        if kind == "hemisphere":
+            count = int(arguments)
+            if not 1 <= count <= MAX_VIEWS:
+                raise SVDRRError(f"A hemisphere needs 1 to {MAX_VIEWS:,} views, not {count}.")
+            return hemisphere_views(count, isocenter_ras)
+        if kind == "sweep":
+            start, stop, step = map(float, arguments.split(":"))
+            return sweep_views(start, stop, step, isocenter_ras)
+    except ValueError:
+        raise SVDRRError(f"Cannot read the view set '{specification}'; use {SPECIFICATIONS}.") from None
+    if Path(specification).suffix.lower() == ".json":
+        return read_views(Path(specification), isocenter_ras)
+    raise SVDRRError(f"Unknown view set '{specification}'; use {SPECIFICATIONS}.")
+
+
+def pose_to_json(pose: CArmPose) -> dict[str, Any]:
+    """A JSON object of plain numbers; floats survive the round trip exactly."""
+    return {
+        "primary_deg": pose.primary_deg,
+        "secondary_deg": pose.secondary_deg,
+        "isocenter_ras_mm": list(pose.isocenter_ras),
+        "source_to_isocenter_mm": pose.source_to_isocenter_mm,
+        "source_to_detector_mm": pose.source_to_detector_mm,
+    }
+
+
+def pose_from_json(entry: dict[str, Any], isocenter_ras: Isocenter) -> CArmPose:
+    """Inverse of `pose_to_json`. Only the primary angle is required; what is missing takes the defaults."""
+    default = CArmPose()
+    x, y, z = map(float, entry.get("isocenter_ras_mm", isocenter_ras))
+    return CArmPose(
+        primary_deg=float(entry["primary_deg"]),
+        secondary_deg=float(entry.get("secondary_deg", 0.0)),
+        isocenter_ras=(x, y, z),
+        source_to_isocenter_mm=float(entry.get("source_to_isocenter_mm", default.source_to_isocenter_mm)),
+        source_to_detector_mm=float(entry.get("source_to_detector_mm", default.source_to_detector_mm)),
+    )
+
+
+def view_to_json(view: View) -> dict[str, Any]:
+    """The pose, the detector, and the matrices that follow from them, for readers without this library."""
+    return {
+        **pose_to_json(view.pose),
+        "rows": view.detector.rows,
+        "columns": view.detector.columns,
+        "pixel_spacing_mm": list(view.detector.pixel_spacing_mm),
+        "source_ras_mm": view.pose.source_ras.tolist(),
+        "pixel_to_ras": view.pixel_to_ras.tolist(),
+        "projection_matrix": view.projection_matrix.tolist(),
+    }
+
+
+def view_from_json(entry: dict[str, Any]) -> View:
+    """Inverse of `view_to_json`; the matrices are derived anew."""
+    row_mm, column_mm = map(float, entry["pixel_spacing_mm"])
+    detector = Detector(int(entry["rows"]), int(entry["columns"]), (row_mm, column_mm))
+    return View(pose_from_json(entry, (0.0, 0.0, 0.0)), detector)
+
+
+def views_document(views: Sequence[dict[str, Any]]) -> str:
+    """The text of a views JSON file from entries of `pose_to_json` or `view_to_json`."""
+    frame = "RAS, mm; angles are DICOM positioner angles in degrees; pixel coordinates are (column, row)"
+    return json.dumps({"format": FORMAT, "frame": frame, "views": list(views)}, indent=1)
+
+
+def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
+    """Poses of a views JSON file. Poses that state no isocenter are put about `isocenter_ras` (RAS mm)."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SVDRRError(f"Cannot read the view file '{path}': {error.strerror}.") from None
+    except ValueError as error:
+        raise SVDRRError(f"'{path}' is not valid JSON: {error}.") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT or not document.get("views"):
+        raise SVDRRError(f"'{path}' is not a view file: it needs \"format\": \"{FORMAT}\" and a list \"views\".")
+    poses = []
+    for number, entry in enumerate(document["views"], start=1):
+        try:
+            poses.append(pose_from_json(entry, isocenter_ras))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise SVDRRError(
+                f"View {number} in '{path}' needs a number 'primary_deg' and, where given, numbers in its other fields."
+            ) from None
+    return poses
+
+
+def relative_view_encoding(source: CArmPose, target: CArmPose) -> NDArray[np.float64]:
+    """[Δelevation, sin Δazimuth, cos Δazimuth, Δradius] (4,) from source to target view.
+
+    Elevation (secondary) and azimuth (primary) in radians; Δradius is the ratio of the source-to-isocenter
+    distances minus 1, so that equal radii give 0. After zero123's relative polar coordinates [sv-drr, 3.2].
+    """
+    azimuth = math.radians(target.primary_deg - source.primary_deg)
+    elevation = math.radians(target.secondary_deg - source.secondary_deg)
+    radius = target.source_to_isocenter_mm / source.source_to_isocenter_mm - 1.0
+    return np.array([elevation, math.sin(azimuth), math.cos(azimuth), radius])
