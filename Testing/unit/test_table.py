@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
-
 from svdrr.ct.io import read_ct
+from svdrr.ct.phantoms import Label, ThoraxOptions, thorax_phantom
 from svdrr.ct.table import VISIBLE_HU, TableRemoval, remove_table
 from svdrr.ct.volume import AIR_HU, CTVolume
 from svdrr.errors import SVDRRError
 
-SPACING = np.array([3.0, 1.5, 1.5])  # S, A, R in mm
 AXES = np.meshgrid(np.arange(24) * 3.0, np.arange(-120, 120) * 1.5, np.arange(-150, 150) * 1.5, indexing="ij")
 BACK = -105.0  # mm, where the supine torso's skin is lowest
 
@@ -102,14 +101,18 @@ SCENES: dict[str, Callable[[], Phantom]] = {
     "touching": lambda: torso(couch(Phantom(), BACK + 1)),
     "pressed into the mattress": lambda: torso(mattress(couch(Phantom(), BACK - 22), BACK + 12)),
     "arms on the couch": lambda: arms(torso(couch(Phantom(), BACK - 1))),
-    "blanket and tube": lambda: torso(couch(Phantom(), BACK - 5))
-    .paint(np.abs(ellipse(0, 2, 168, 110)) - 1.5, -500)
-    .paint(ellipse(60, 103, 2, 2), 100),
-    "two legs": lambda: couch(Phantom(), BACK + 20)
-    .paint(ellipse(-75, -10, 65, 72), 0, body=True)
-    .paint(ellipse(75, -10, 65, 72), 0, body=True)
-    .paint(ellipse(-75, -10, 15, 15), 900)
-    .paint(ellipse(75, -10, 15, 15), 900),
+    "blanket and tube": lambda: (
+        torso(couch(Phantom(), BACK - 5))
+        .paint(np.abs(ellipse(0, 2, 168, 110)) - 1.5, -500)
+        .paint(ellipse(60, 103, 2, 2), 100)
+    ),
+    "two legs": lambda: (
+        couch(Phantom(), BACK + 20)
+        .paint(ellipse(-75, -10, 65, 72), 0, body=True)
+        .paint(ellipse(75, -10, 65, 72), 0, body=True)
+        .paint(ellipse(-75, -10, 15, 15), 900)
+        .paint(ellipse(75, -10, 15, 15), 900)
+    ),
     "no table": lambda: torso(Phantom()),
     "noisy": lambda: torso(mattress(couch(Phantom(noise=40), BACK - 30), BACK + 2)),
 }
@@ -229,3 +232,15 @@ def test_real_chest_ct_keeps_every_organ_and_loses_the_table() -> None:
     assert not result.body[:, :60].any(), "the couch lies in the first rows"
     milliliters = np.count_nonzero(result.removed) * 0.703125**2 * 2.5 / 1000.0
     assert 500 < milliliters < 700
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_procedural_thorax(seed: int) -> None:
+    phantom = thorax_phantom(seed, ThoraxOptions(table=True))
+    result = remove_table(phantom.ct)
+    truth = ~np.isin(phantom.labels, (Label.AIR, Label.TABLE, Label.MATTRESS))
+    matter = phantom.ct.hu > -500
+    lost = np.count_nonzero(truth & matter & ~result.body)
+    assert lost <= 1e-4 * np.count_nonzero(truth), f"{lost} body voxels were removed"
+    assert dice(result.body, truth) >= 0.99
+    assert_air_outside(phantom.ct, result)

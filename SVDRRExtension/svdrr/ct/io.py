@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +23,9 @@ from svdrr.geometry.frames import lps_to_ras, ras_to_lps
 WRITABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 _READABLE = "a NIfTI (.nii, .nii.gz), NRRD, MetaImage (.mha, .mhd) or DICOM file, or a folder of DICOM slices"
-_READERS = ("NiftiImageIO", "NrrdImageIO", "MetaImageIO", "GDCMImageIO")
-_READABLE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+_READERS = ("NrrdImageIO", "MetaImageIO", "GDCMImageIO")
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_READABLE_SUFFIXES = (*_NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 _RADIOGRAPH_MODALITIES = ("CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX")
 
 _MODALITY = "0008|0060"
@@ -70,11 +73,12 @@ def write_volume(path: Path, array: NDArray[Any], ijk_to_ras: ArrayLike) -> None
     with whole_file(path) as temporary, _itk_warnings_silenced():
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            if path.name.lower().endswith((".nii", ".nii.gz")):
-                sitk.ReadImage(str(temporary))  # ITK's NIfTI writer does not report a full disk.
-        except RuntimeError as error:
+            whole = not path.name.lower().endswith(_NIFTI_SUFFIXES) or _nifti_is_whole(temporary)
+        except RuntimeError:
+            whole = False
+        if not whole:
             _raise_reason_of_disk(temporary)
-            raise SVDRRError(f"Cannot write {path}: SimpleITK refused it; nothing was written.") from error
+            raise SVDRRError(f"Cannot write {path}: SimpleITK failed; nothing was written.")
 
 
 # One file
@@ -84,7 +88,8 @@ def _read_file(path: Path) -> CTVolume:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader_io = reader.GetImageIOFromFileName(str(path))
-    if reader_io not in _READERS:
+    is_nifti = reader_io == "NiftiImageIO" and path.name.lower().endswith(_NIFTI_SUFFIXES)
+    if reader_io not in _READERS and not is_nifti:
         if path.name.lower().endswith(_READABLE_SUFFIXES):
             raise SVDRRError(f"{path} is damaged or not what its name says; export or copy it again.")
         raise SVDRRError(f"{path} is not a file type that holds a CT; give {_READABLE}.")
@@ -94,6 +99,8 @@ def _read_file(path: Path) -> CTVolume:
         if reader_io == "GDCMImageIO":
             _check_modality(_tag(reader, _MODALITY), path)
         _check_shape(reader, path)
+        if is_nifti and not _nifti_is_whole(path):
+            raise SVDRRError(f"{path} is damaged or incomplete; export or copy it again.")
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
         if image.GetDimension() == 4:
@@ -333,6 +340,23 @@ def _read_errors(path: Path) -> Iterator[None]:
                 f"The axes of {path} are not at right angles; resample it to a straight grid first."
             ) from None
         raise SVDRRError(f"{path} is damaged or incomplete; export or copy it again.") from None
+
+
+def _nifti_is_whole(path: Path) -> bool:
+    """Whether all voxels are there, for ITK reports neither a NIfTI cut short nor a disk that fills."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("NiftiImageIO")
+    reader.ReadImageInformation()
+    voxel_bytes = int(reader.GetMetaData("bitpix")) // 8
+    needed = float(reader.GetMetaData("vox_offset")) + voxel_bytes * np.prod(reader.GetSize(), dtype=float)
+    if not path.name.lower().endswith(".gz"):
+        return path.stat().st_size >= needed
+    try:
+        with gzip.open(path) as content:
+            return sum(len(block) for block in iter(lambda: content.read(1 << 20), b"")) >= needed
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _raise_reason_of_disk(file: Path) -> None:

@@ -27,11 +27,12 @@ _LUNG_HU = -950.0
 _OPENING_OF_BODY_RADIUS = 0.03
 _OPENING_MM = (1.5, 4.0)
 _SKIN_MM = 1.5
+_FOLD_MM = 6.0
 _PROTRUSION_MM = 70.0
 _PART_ML = 2.0
 _LUNG_ML = 20.0
 _LUNG_WALL = 0.7
-_PLATE_AREA_RATIO = 15.0
+_PLATE_AREA_RATIO = 20.0
 
 _Mask = NDArray[np.bool_]
 
@@ -90,7 +91,8 @@ def _body(hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
     radius = _opening_radius(tissue, spacing)
     solid = np.stack([_opened(one, spacing[1:], radius) for one in tissue])
     body = _body_parts(solid, hu, spacing)
-    body |= _skin(body, hu, spacing[1:])
+    # The skin's partial volume, and the corners that the opening has rounded.
+    body = _dilated(body, _SKIN_MM, spacing, within=hu > VISIBLE_HU)
     body |= _protrusions(tissue & ~body, body, spacing)
     body = _filled(body)
     lungs = _open_lungs(body, hu, spacing)
@@ -106,6 +108,7 @@ def _opened(tissue: _Mask, spacing: NDArray[np.float64], radius: float) -> _Mask
     """One slice without what is thinner than 2·radius mm; the image's border counts as going on."""
     if tissue.all() or not tissue.any():
         return tissue
+    radius += 0.5 * float(spacing.max())  # distances run between voxel centers, thickness between their faces
     core = ndimage.distance_transform_edt(tissue, sampling=spacing) > radius
     if not core.any():
         return core
@@ -113,51 +116,54 @@ def _opened(tissue: _Mask, spacing: NDArray[np.float64], radius: float) -> _Mask
 
 
 def _body_parts(solid: _Mask, hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
-    """The largest solid of soft tissue, and the other solids as soft and round: arms, legs, head."""
+    """The solids as soft and as round as the parts of a body are: torso, arms, legs, head."""
     labels, _ = ndimage.label(solid)
     soft = (hu > _SOFT_TISSUE_HU[0]) & (hu < _SOFT_TISSUE_HU[1])
-    soft_voxels = np.bincount(labels[soft], minlength=2)
-    soft_voxels[0] = 0
-    voxels = np.bincount(labels.ravel(), minlength=2)
-    if not soft_voxels.any():
-        raise SVDRRError(
-            "There is no body in this CT: nothing in it is as thick and as dense as soft tissue."
-        )
-    parts = np.zeros(len(voxels), bool)
-    parts[np.argmax(soft_voxels)] = True
+    voxels = np.bincount(labels.ravel(), minlength=1)
+    softness = np.bincount(labels[soft], minlength=len(voxels)) / np.maximum(voxels, 1)
     large = voxels * np.prod(spacing) > 1000.0 * _PART_ML
+    parts = np.zeros(len(voxels), bool)
     boxes = ndimage.find_objects(labels)
-    for label in np.flatnonzero(large & (soft_voxels > 0.5 * voxels) & ~parts):
+    for label in np.flatnonzero(large[1:] & (softness[1:] > 0.5)) + 1:
         box = boxes[label - 1]
-        parts[label] = _is_round(labels[box] == label, spacing[1:])
+        parts[label] = _is_round(labels[box] == label, spacing)
+    if not parts.any():
+        raise SVDRRError("There is no body in this CT: nothing in it is as thick and dense as soft tissue.")
     return np.asarray(parts[labels])
 
 
 def _is_round(part: _Mask, spacing: NDArray[np.float64]) -> bool:
     """False for plates: solids whose slices are many times larger than the largest disk that fits in them."""
     framed = np.pad(part, ((0, 0), (1, 1), (1, 1)))
-    radii = np.array([ndimage.distance_transform_edt(one, sampling=spacing).max() for one in framed])
-    area = np.count_nonzero(part) * spacing[0] * spacing[1]
+    radii = np.array([ndimage.distance_transform_edt(one, sampling=spacing[1:]).max() for one in framed])
+    area = np.count_nonzero(part) * spacing[1] * spacing[2]
     return bool(area < _PLATE_AREA_RATIO * np.pi * np.sum(radii**2))
 
 
-def _skin(body: _Mask, hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
-    """The partial volume around the opened body, and the corners that the opening has rounded."""
-    steps = max(2, round(_SKIN_MM / float(spacing.min())))
-    cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
-    return np.asarray(ndimage.binary_dilation(body, cross, iterations=steps, mask=hu > VISIBLE_HU))
-
-
 def _protrusions(rest: _Mask, body: _Mask, spacing: NDArray[np.float64]) -> _Mask:
-    """The other tissue that hangs on the body and is small in every direction: ears, nose, thin walls."""
+    """The other tissue that hangs on the body and is flat on it or small: folds, thin walls, ears, nose."""
     labels, count = ndimage.label(rest)
-    attached = np.zeros(count + 1, bool)
-    attached[labels[ndimage.binary_dilation(body)]] = True
+    if count == 0:
+        return rest
     extents = np.array([[axis.stop - axis.start for axis in box] for box in ndimage.find_objects(labels)])
-    if count:
-        attached[1:] &= (extents * spacing <= _PROTRUSION_MM).all(axis=1)
-    attached[0] = False
-    return np.asarray(attached[labels])
+    small = (extents * spacing <= _PROTRUSION_MM).all(axis=1)
+    flat = ~_present(labels[~_dilated(body, _FOLD_MM, spacing)], count)
+    hanging = _present(labels[ndimage.binary_dilation(body)], count)
+    return np.asarray(np.concatenate([[False], hanging & (small | flat)])[labels])
+
+
+def _present(labels: NDArray[np.int32], count: int) -> _Mask:
+    """Which of the labels 1 to count occur, bool (count,)."""
+    return np.bincount(labels, minlength=count + 1)[1:] > 0
+
+
+def _dilated(
+    body: _Mask, reach_mm: float, spacing: NDArray[np.float64], within: _Mask | None = None
+) -> _Mask:
+    """Grown by reach_mm, but at least two voxels, in every axial slice."""
+    steps = max(2, round(reach_mm / float(spacing[1:].min())))
+    cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
+    return np.asarray(ndimage.binary_dilation(body, cross, iterations=steps, mask=within))
 
 
 def _filled(body: _Mask) -> _Mask:

@@ -1,0 +1,49 @@
+"""Training the demo model's VAE on phantom radiographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from svdrr.synthesis.configuration import ModelConfiguration, make_vae
+from svdrr.synthesis.pipeline import to_vae_range
+from svdrr.synthesis.training.loop import train
+
+KL_WEIGHT = 1e-6
+
+
+def train_vae(
+    configuration: ModelConfiguration, radiographs: NDArray[np.uint16], directory: Path, seed: int
+) -> AutoencoderKL:
+    """The trained VAE with its scaling factor set, so that scaled latents have unit variance.
+
+    radiographs: (phantoms, views, pixels, pixels), 16 bit.
+    """
+    torch.manual_seed(seed)
+    vae = make_vae(configuration)
+    schedule = configuration.training["vae"]
+    flat = radiographs.reshape(-1, *radiographs.shape[2:])
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng((seed, step))
+        batch = flat[generator.integers(len(flat), size=schedule.batch_size)].astype(np.float32) / 65535.0
+        # Real radiographs differ from phantoms in contrast; the VAE must not depend on the phantoms' own.
+        contrast = generator.uniform(0.7, 1.15, (len(batch), 1, 1)).astype(np.float32)
+        pixels = to_vae_range(torch.from_numpy(np.clip(batch * contrast, 0.0, 1.0)), 1)
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.from_numpy(generator.standard_normal(posterior.mean.shape).astype(np.float32))
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        return functional.l1_loss(decoded, pixels) + KL_WEIGHT * posterior.kl().mean()
+
+    train(vae, loss_at, schedule, directory)
+    sample = flat[np.random.default_rng(seed).integers(len(flat), size=256)].astype(np.float32) / 65535.0
+    with torch.no_grad():
+        latents = vae.encode(to_vae_range(torch.from_numpy(sample), 1)).latent_dist.mode()
+    vae.register_to_config(scaling_factor=1.0 / latents.std().item())
+    return vae
