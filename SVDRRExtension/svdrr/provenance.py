@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -46,3 +47,28 @@ class Provenance:
             **self.settings,
         }
         return {PREFIX + name: value for name, value in entries.items() if value}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, str]) -> Provenance | None:
+        """Inverse of `attributes`; None where nothing says that the image was computed. Other names are ignored."""
+        entries = {
+            name.removeprefix(PREFIX): value for name, value in attributes.items() if name.startswith(PREFIX)
+        }
+        if "Synthetic" not in entries:
+            return None
+        seed = entries.get("Seed", "")
+        return cls(
+            method=entries.get("Method", ""),
+            source=entries.get("Source", ""),
+            model=entries.get("Model", ""),
+            weights_sha256=entries.get("WeightsSHA256", ""),
+            seed=int(seed) if seed else None,
+            settings={name: value for name, value in entries.items() if name not in _NAMED},
+            software=entries.get("Software", ""),
+            time_utc=entries.get("TimeUTC", ""),
+        )
+
+
+_NAMED = (
+    "Synthetic", "Method", "Model", "WeightsSHA256", "Seed", "Source", "Software", "TimeUTC", "View", "PixelSpacing",
+)

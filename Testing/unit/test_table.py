@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from svdrr.ct.io import read_ct
 from svdrr.ct.phantoms import Label, ThoraxOptions, thorax_phantom

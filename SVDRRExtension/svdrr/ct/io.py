@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its own documented alias)
+import SimpleITK as sitk (its own documented alias)
 from numpy.typing import ArrayLike, NDArray
 
 from svdrr.ct.volume import CTVolume

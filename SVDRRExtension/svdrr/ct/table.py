@@ -108,7 +108,6 @@ def _opened(tissue: _Mask, spacing: NDArray[np.float64], radius: float) -> _Mask
     """One slice without what is thinner than 2·radius mm; the image's border counts as going on."""
     if tissue.all() or not tissue.any():
         return tissue
-    radius += 0.5 * float(spacing.max())  # distances run between voxel centers, thickness between their faces
     core = ndimage.distance_transform_edt(tissue, sampling=spacing) > radius
     if not core.any():
         return core

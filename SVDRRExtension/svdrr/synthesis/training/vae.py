@@ -16,6 +16,8 @@ from svdrr.synthesis.pipeline import to_vae_range
 from svdrr.synthesis.training.loop import train
 
 KL_WEIGHT = 1e-6
+CROP_PIXELS = 64
+"""Crops instead of whole images: four times as many steps for the same work, and steps are what is short."""
 
 
 def train_vae(
@@ -32,7 +34,7 @@ def train_vae(
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        batch = flat[generator.integers(len(flat), size=schedule.batch_size)].astype(np.float32) / 65535.0
+        batch = _random_crops(flat, schedule.batch_size, generator)
         # Real radiographs differ from phantoms in contrast; the VAE must not depend on the phantoms' own.
         contrast = generator.uniform(0.7, 1.15, (len(batch), 1, 1)).astype(np.float32)
         pixels = to_vae_range(torch.from_numpy(np.clip(batch * contrast, 0.0, 1.0)), 1)
@@ -47,3 +49,16 @@ def train_vae(
         latents = vae.encode(to_vae_range(torch.from_numpy(sample), 1)).latent_dist.mode()
     vae.register_to_config(scaling_factor=1.0 / latents.std().item())
     return vae
+
+
+def _random_crops(
+    radiographs: NDArray[np.uint16], count: int, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """(count, CROP_PIXELS, CROP_PIXELS) in [0, 1], each from a random radiograph at a random place."""
+    chosen = generator.integers(len(radiographs), size=count)
+    corners = generator.integers(radiographs.shape[-1] - CROP_PIXELS + 1, size=(count, 2))
+    crops = [
+        radiographs[index, row : row + CROP_PIXELS, column : column + CROP_PIXELS]
+        for index, (row, column) in zip(chosen, corners, strict=True)
+    ]
+    return np.stack(crops).astype(np.float32) / 65535.0

@@ -1,0 +1,1 @@
+"""Metrics, view-set benchmarks, plots."""

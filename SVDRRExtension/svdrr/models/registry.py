@@ -1,0 +1,85 @@
+"""Where the weights are, what they are, and what they may be used for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svdrr.errors import SVDRRError
+
+DESCRIPTION_FILE = "model.json"
+_BUNDLED = Path(__file__).resolve().parents[3] / "Resources" / "Models"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model folder's ``model.json`` says.
+
+    resolution: pixels per side. field_of_view_mm: side of the square detector that the model was trained on.
+    source_gray_levels: evenly spaced quantiles of its training source views inside the body, for bringing real
+    radiographs to the same gray scale. sampling: default steps and guidance.
+    """
+
+    name: str
+    folder: Path
+    resolution: int
+    field_of_view_mm: float
+    num_inference_steps: int
+    guidance_scale: float
+    source_gray_levels: tuple[float, ...]
+    trained_on: str
+    intended_use: str
+    license: str
+
+    def weights_sha256(self) -> str:
+        """One hash over every safetensors file of the folder, in the order of their relative paths."""
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.rglob("*.safetensors")):
+            digest.update(file.relative_to(self.folder).as_posix().encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def model_folders() -> list[Path]:
+    """Folders that hold models: those in the environment variable SVDRR_MODELS, then the bundled ones."""
+    listed = [Path(entry) for entry in os.environ.get("SVDRR_MODELS", "").split(os.pathsep) if entry]
+    return [
+        folder.parent
+        for place in [*listed, _BUNDLED]
+        if place.is_dir()
+        for folder in sorted(place.glob(f"*/{DESCRIPTION_FILE}"))
+    ]
+
+
+def available_models() -> list[ModelDescription]:
+    """Every model that can be found, the first of each name."""
+    by_name: dict[str, ModelDescription] = {}
+    for folder in model_folders():
+        description = read_description(folder)
+        by_name.setdefault(description.name, description)
+    return list(by_name.values())
+
+
+def find_model(name: str) -> ModelDescription:
+    """The model called `name`, or the one in the folder `name`; SVDRRError that lists the choices if there is none."""
+    if (Path(name) / DESCRIPTION_FILE).is_file():
+        return read_description(Path(name))
+    models = {description.name: description for description in available_models()}
+    if name not in models:
+        choices = ", ".join(models) or "none found; set SVDRR_MODELS to a folder of models"
+        raise SVDRRError(f"Unknown model '{name}'; available: {choices}.")
+    return models[name]
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """The description of the model in `folder`; SVDRRError if its ``model.json`` is not one."""
+    try:
+        entries: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        entries["source_gray_levels"] = tuple(entries["source_gray_levels"])
+        return ModelDescription(folder=folder, **entries)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SVDRRError(f"'{folder / DESCRIPTION_FILE}' does not describe a model ({error}).") from None
