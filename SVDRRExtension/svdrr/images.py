@@ -12,9 +12,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from svdrr.ct.io import write_volume
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_file
-from svdrr.geometry import View, ras_to_lps
+from svdrr.geometry import View
 from svdrr.geometry.viewsets import view_from_json, view_to_json
 from svdrr.provenance import PREFIX, Provenance
 
@@ -84,9 +85,7 @@ def _read_picture(path: Path) -> Radiograph:
         view = view_from_json(json.loads(texts[_VIEW_TEXT])) if _VIEW_TEXT in texts else None
     except (ValueError, KeyError, TypeError):
         raise SVDRRError(f"The description that SVDRR wrote into '{path}' has been damaged.") from None
-    return Radiograph(
-        pixels, (row_mm, column_mm) if row_mm > 0.0 else None, view, Provenance.from_attributes(texts)
-    )
+    return Radiograph(pixels, (row_mm, column_mm) if row_mm > 0.0 else None, view, Provenance.from_attributes(texts))
 
 
 def _read_with_itk(path: Path) -> Radiograph:
@@ -140,7 +139,9 @@ def _unit_range(values: NDArray[np.floating], path: Path) -> NDArray[np.float32]
 
 def _checked(pixels: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
     if min(pixels.shape) < 16:
-        raise SVDRRError(f"'{path}' has only {pixels.shape[0]} x {pixels.shape[1]} pixels; at least 16 x 16 are needed.")
+        raise SVDRRError(
+            f"'{path}' has only {pixels.shape[0]} x {pixels.shape[1]} pixels; at least 16 x 16 are needed."
+        )
     if pixels.min() == pixels.max():
         raise SVDRRError(f"'{path}' holds a single gray value; nothing is on it.")
     return pixels
@@ -170,16 +171,19 @@ def write_nrrd(path: Path, values: NDArray[np.float32], radiograph: Radiograph) 
 
     `values` are given apart from the radiograph's pixels, since a DRR is kept as line integrals.
     """
-    image = sitk.GetImageFromArray(values[None].astype(np.float32))
+    placed = np.eye(4)
     if radiograph.view is not None:
-        matrix = ras_to_lps(radiograph.view.pixel_to_ras)
-        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        image.SetSpacing(spacing.tolist())
-        image.SetDirection((matrix[:3, :3] / spacing).ravel().tolist())
-        image.SetOrigin(matrix[:3, 3].tolist())
+        placed = radiograph.view.pixel_to_ras
     elif radiograph.pixel_spacing_mm is not None:
-        image.SetSpacing((radiograph.pixel_spacing_mm[1], radiograph.pixel_spacing_mm[0], 1.0))
-    for name, value in _descriptions(radiograph).items():
-        image.SetMetaData(name, value)
-    with whole_file(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        placed = np.diag([radiograph.pixel_spacing_mm[1], radiograph.pixel_spacing_mm[0], 1.0, 1.0])
+    write_volume(path, values[None].astype(np.float32), placed, _descriptions(radiograph))
+
+
+def write_radiograph(path: Path, radiograph: Radiograph) -> None:
+    """The radiograph as 16-bit PNG or float NRRD, as the suffix says."""
+    if path.suffix.lower() == ".png":
+        write_png(path, radiograph)
+    elif path.suffix.lower() == ".nrrd":
+        write_nrrd(path, radiograph.pixels, radiograph)
+    else:
+        raise SVDRRError(f"Cannot write '{path}': a radiograph's name must end in .png or .nrrd.")

@@ -51,9 +51,7 @@ class Provenance:
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, str]) -> Provenance | None:
         """Inverse of `attributes`; None where nothing says that the image was computed. Other names are ignored."""
-        entries = {
-            name.removeprefix(PREFIX): value for name, value in attributes.items() if name.startswith(PREFIX)
-        }
+        entries = {name.removeprefix(PREFIX): value for name, value in attributes.items() if name.startswith(PREFIX)}
         if "Synthetic" not in entries:
             return None
         seed = entries.get("Seed", "")
@@ -70,5 +68,14 @@ class Provenance:
 
 
 _NAMED = (
-    "Synthetic", "Method", "Model", "WeightsSHA256", "Seed", "Source", "Software", "TimeUTC", "View", "PixelSpacing",
+    "Synthetic",
+    "Method",
+    "Model",
+    "WeightsSHA256",
+    "Seed",
+    "Source",
+    "Software",
+    "TimeUTC",
+    "View",
+    "PixelSpacing",
 )

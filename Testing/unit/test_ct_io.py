@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
 from svdrr.ct.io import WRITABLE_SUFFIXES, read_ct, write_volume
 from svdrr.errors import SVDRRError
 from svdrr.geometry.frames import lps_to_ras, ras_to_lps
@@ -208,9 +209,7 @@ def test_unsupported_file(tmp_path: Path) -> None:
 
 
 def test_photograph(tmp_path: Path) -> None:
-    sitk.WriteImage(
-        sitk.GetImageFromArray(np.zeros((8, 8, 3), np.uint8), isVector=True), str(tmp_path / "a.png")
-    )
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 3), np.uint8), isVector=True), str(tmp_path / "a.png"))
     assert_refused(tmp_path / "a.png", "not a file type that holds a CT")
 
 

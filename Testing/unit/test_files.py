@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_directory, whole_file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import ndimage
+
 from svdrr.ct.phantoms import Label, Phantom, ThoraxOptions, thorax_phantom
 from svdrr.errors import SVDRRError
 
@@ -46,10 +47,7 @@ def test_same_seed_same_bytes() -> None:
 
 
 def test_other_seed_other_person() -> None:
-    lungs = [
-        int((thorax_phantom(s, ThoraxOptions(spacing_mm=COARSE)).labels == Label.LUNG).sum())
-        for s in range(6)
-    ]
+    lungs = [int((thorax_phantom(s, ThoraxOptions(spacing_mm=COARSE)).labels == Label.LUNG).sum()) for s in range(6)]
     assert len(set(lungs)) == 6
     assert max(lungs) > 1.1 * min(lungs)
 
@@ -146,9 +144,7 @@ def count_ribs(phantom: Phantom) -> dict[str, int]:
 
 
 def test_table_replaces_only_air() -> None:
-    without, with_table = (
-        thorax_phantom(4, ThoraxOptions(table=table, spacing_mm=3.0)) for table in (False, True)
-    )
+    without, with_table = (thorax_phantom(4, ThoraxOptions(table=table, spacing_mm=3.0)) for table in (False, True))
     body = without.labels != Label.AIR
     np.testing.assert_array_equal(with_table.labels[body], without.labels[body])
     np.testing.assert_array_equal(with_table.ct.hu[body], without.ct.hu[body])

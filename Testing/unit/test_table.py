@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
+
 from svdrr.ct.io import read_ct
 from svdrr.ct.phantoms import Label, ThoraxOptions, thorax_phantom
 from svdrr.ct.table import VISIBLE_HU, TableRemoval, remove_table
@@ -141,9 +142,7 @@ def reoriented(ct: CTVolume, axes: tuple[int, int, int], flipped: tuple[int, ...
     ("axes", "flipped"),
     [((0, 1, 2), (1,)), ((0, 1, 2), (0, 2)), ((1, 0, 2), ()), ((2, 0, 1), (1,)), ((2, 1, 0), (0, 1, 2))],
 )
-def test_orientation_of_the_array_does_not_matter(
-    axes: tuple[int, int, int], flipped: tuple[int, ...]
-) -> None:
+def test_orientation_of_the_array_does_not_matter(axes: tuple[int, int, int], flipped: tuple[int, ...]) -> None:
     ct = SCENES["touching"]().ct
     expected = np.flip(remove_table(ct).body, flipped).transpose(axes)
     np.testing.assert_array_equal(remove_table(reoriented(ct, axes, flipped)).body, expected)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk (its own documented alias)
+import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from svdrr.ct.volume import CTVolume
@@ -60,16 +60,26 @@ def read_ct(path: Path, series: str | None = None) -> CTVolume:
     return ct
 
 
-def write_volume(path: Path, array: NDArray[Any], ijk_to_ras: ArrayLike) -> None:
+def require_writable_suffix(path: Path) -> None:
+    """SVDRRError unless the file's suffix names a format that `write_volume` writes."""
+    if not path.name.lower().endswith(WRITABLE_SUFFIXES):
+        raise SVDRRError(f"Cannot write {path}: a volume's name must end in {', '.join(WRITABLE_SUFFIXES)}.")
+
+
+def write_volume(
+    path: Path, array: NDArray[Any], ijk_to_ras: ArrayLike, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a volume as NIfTI, NRRD or MetaImage (.nii, .nii.gz, .nrrd, .mha), whole or not at all.
 
     array: (k, j, i), a numeric dtype, or bool (stored as 0 and 1); ijk_to_ras: (4, 4), RAS mm, no shear.
+    metadata: text by name, kept where the format can (NRRD, MetaImage).
     Raises SVDRRError if the suffix is another or the file cannot be written.
     """
-    if not path.name.lower().endswith(WRITABLE_SUFFIXES):
-        raise SVDRRError(f"Cannot write {path}: a volume's name must end in {', '.join(WRITABLE_SUFFIXES)}.")
+    require_writable_suffix(path)
     image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
     _place(image, ras_to_lps(ijk_to_ras))
+    for name, value in (metadata or {}).items():
+        image.SetMetaData(name, value)
     with whole_file(path) as temporary, _itk_warnings_silenced():
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
@@ -264,9 +274,7 @@ def _slice_distance(positions: NDArray[np.float64], path: Path) -> float:
     return float(positions[-1] - positions[0]) / (len(positions) - 1)
 
 
-def _check_no_tilt(
-    origins: NDArray[np.float64], normal: NDArray[np.float64], pixel_mm: float, path: Path
-) -> None:
+def _check_no_tilt(origins: NDArray[np.float64], normal: NDArray[np.float64], pixel_mm: float, path: Path) -> None:
     along = origins[-1] - origins[0]
     height = float(along @ normal)
     shift = float(np.linalg.norm(along - height * normal))

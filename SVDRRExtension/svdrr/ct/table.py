@@ -156,9 +156,7 @@ def _present(labels: NDArray[np.int32], count: int) -> _Mask:
     return np.bincount(labels, minlength=count + 1)[1:] > 0
 
 
-def _dilated(
-    body: _Mask, reach_mm: float, spacing: NDArray[np.float64], within: _Mask | None = None
-) -> _Mask:
+def _dilated(body: _Mask, reach_mm: float, spacing: NDArray[np.float64], within: _Mask | None = None) -> _Mask:
     """Grown by reach_mm, but at least two voxels, in every axial slice."""
     steps = max(2, round(reach_mm / float(spacing[1:].min())))
     cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +33,12 @@ class CTVolume:
         """Voxel edge lengths (i, j, k) in mm, shape (3,)."""
         return np.asarray(np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0))
 
-    @cached_property
-    def center_ras(self) -> NDArray[np.float64]:
-        """Center of the volume's bounds, RAS mm, shape (3,)."""
+    @property
+    def isocenter_ras(self) -> tuple[float, float, float]:
+        """Center of the volume's bounds, RAS mm: the default isocenter of a C-arm [sv-drr, 4.1]."""
         last = np.array(self.hu.shape[::-1]) - 1.0
-        return np.asarray(self.ijk_to_ras[:3, :3] @ (last / 2.0) + self.ijk_to_ras[:3, 3])
+        x, y, z = (self.ijk_to_ras[:3, :3] @ (last / 2.0) + self.ijk_to_ras[:3, 3]).tolist()
+        return x, y, z
 
     def with_hu(self, hu: NDArray[np.float32]) -> CTVolume:
         """The same grid with other values."""

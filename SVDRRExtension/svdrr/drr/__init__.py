@@ -2,13 +2,14 @@
 
 from svdrr.drr.attenuation import AttenuationVolume, attenuation
 from svdrr.drr.display import from_display, to_display
-from svdrr.drr.renderer import ENGINES, Renderer, make_renderer
+from svdrr.drr.renderer import ENGINES, Renderer, check_engine, make_renderer
 
 __all__ = [
     "ENGINES",
     "AttenuationVolume",
     "Renderer",
     "attenuation",
+    "check_engine",
     "from_display",
     "make_renderer",
     "to_display",

@@ -24,20 +24,25 @@ class Renderer(Protocol):
         ...
 
 
+def check_engine(engine: str) -> None:
+    """SVDRRError unless `engine` is one of `ENGINES`."""
+    if engine not in ENGINES:
+        raise SVDRRError(f"Unknown DRR engine '{engine}'; choose one of: {', '.join(ENGINES)}.")
+
+
 def make_renderer(volume: AttenuationVolume, engine: str = "siddon") -> Renderer:
     """The named engine on a volume: ``siddon`` (exact, fast on a CPU) or ``diffdrr`` (differentiable reference)."""
+    check_engine(engine)
     try:
         if engine == "siddon":
             from svdrr.drr.siddon import SiddonRenderer
 
             return SiddonRenderer(volume)
-        if engine == "diffdrr":
-            from svdrr.drr.diffdrr import DiffDRRRenderer
+        from svdrr.drr.diffdrr import DiffDRRRenderer
 
-            return DiffDRRRenderer(volume)
+        return DiffDRRRenderer(volume)
     except ImportError as error:
         extra = {"siddon": "drr", "diffdrr": "diffdrr"}[engine]
         raise SVDRRError(
             f"The engine '{engine}' needs the package '{error.name}'; install it with: pip install 'svdrr[{extra}]'."
         ) from error
-    raise SVDRRError(f"Unknown DRR engine '{engine}'; choose one of: {', '.join(ENGINES)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ class BenchmarkResult:
 
 
 def benchmark(
-    volumes: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    volumes: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]],
     poses: Sequence[CArmPose],
     mean_views: NDArray[np.float32],
     synthesize: Synthesize,

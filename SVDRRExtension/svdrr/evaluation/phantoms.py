@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +29,27 @@ def mean_simple_views(model: ModelDescription) -> NDArray[np.float32]:
 
 
 def benchmark_phantoms(
-    synthesizer: Synthesizer, phantoms: int = 16, views: Sequence[int] = range(36), sampling: Sampling | None = None
+    synthesizer: Synthesizer,
+    phantoms: int = 16,
+    views: Sequence[int] = range(36),
+    sampling: Sampling | None = None,
+    on_phantom: Callable[[int, int], None] | None = None,
 ) -> BenchmarkResult:
     """The model on held-out phantoms, against copying the source and the mean training DRR.
 
-    phantoms: how many of the held-out seeds. views: which of the 36 `simple` views.
+    phantoms: how many of the held-out seeds. views: which of the 36 `simple` views. on_phantom: called with the
+    finished and the total number of phantoms.
     """
     model = synthesizer.model
     sampling = sampling or Sampling.default(model)
     chosen = list(views)
-    volumes = []
-    for seed in range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + phantoms):
-        radiographs = render_phantom(seed, pixels=model.resolution)
-        volumes.append((radiographs[0], radiographs[1:37][chosen]))
+
+    def volumes() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        for number in range(phantoms):
+            radiographs = render_phantom(FIRST_HELD_OUT_SEED + number, pixels=model.resolution)
+            yield radiographs[0], radiographs[1:37][chosen]
+            if on_phantom is not None:
+                on_phantom(number + 1, phantoms)
 
     def synthesize(source: NDArray[np.float32], poses: Sequence[CArmPose]) -> NDArray[np.float32]:
         encodings = np.stack([relative_view_encoding(CArmPose(), pose) for pose in poses])
@@ -50,4 +58,4 @@ def benchmark_phantoms(
         )
 
     poses = [simple_views((0.0, 0.0, 0.0))[index] for index in chosen]
-    return benchmark(volumes, poses, mean_simple_views(model)[chosen], synthesize)
+    return benchmark(volumes(), poses, mean_simple_views(model)[chosen], synthesize)

@@ -38,7 +38,12 @@ class CArmPose:
     source_to_detector_mm: float = SOURCE_TO_DETECTOR_MM
 
     def __post_init__(self) -> None:
-        numbers = (self.primary_deg, self.secondary_deg, self.source_to_isocenter_mm, self.source_to_detector_mm)
+        numbers = (
+            self.primary_deg,
+            self.secondary_deg,
+            self.source_to_isocenter_mm,
+            self.source_to_detector_mm,
+        )
         if len(self.isocenter_ras) != 3 or not np.all(np.isfinite((*numbers, *self.isocenter_ras))):
             raise SVDRRError("A C-arm pose needs finite angles and distances and an isocenter of three numbers.")
         if not -90.0 <= self.secondary_deg <= 90.0:
@@ -70,6 +75,19 @@ class CArmPose:
         return np.cross(up, n), -up
 
     @property
+    def label(self) -> str:
+        """The view's name for people, to 0.1 degrees: ``PA``, ``left lateral`` or ``LAO 30° CRAN 10°``."""
+        primary = (round(self.primary_deg, 1) + 180.0) % 360.0 - 180.0
+        secondary = round(self.secondary_deg, 1)
+        named = {0.0: "PA", -180.0: "AP", 90.0: "left lateral", -90.0: "right lateral"}
+        if secondary == 0.0 and primary in named:
+            return named[primary]
+        angles = ((primary, "LAO", "RAO"), (secondary, "CRAN", "CAUD"))
+        return " ".join(
+            f"{positive if angle > 0.0 else negative} {abs(round(angle, 1)):g}°" for angle, positive, negative in angles if angle
+        )
+
+    @property
     def source_ras(self) -> NDArray[np.float64]:
         """X-ray focal spot (3,), RAS mm."""
         return np.asarray(self.isocenter_ras) - self.source_to_isocenter_mm * self.detector_direction
@@ -87,7 +105,7 @@ class CArmPose:
         """
         x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
         radius = math.hypot(x, y)
-        primary = math.degrees(math.atan2(-x, y)) if radius > 1e-12 else 0.0
+        primary = math.degrees(math.atan2(0.0 - x, y)) if radius > 1e-12 else 0.0
         return cls(primary, math.degrees(math.atan2(z, radius)), isocenter_ras)
 
 
@@ -126,15 +144,14 @@ class View:
     def pixel_to_ras(self) -> NDArray[np.float64]:
         """Float64 (4, 4): takes (column, row, 0, 1) to RAS mm on the detector plane.
 
-        The third axis is the detector direction, 1 mm long. The handedness is negative, as it must be for an
-        image seen from the detector towards the source with rows running down.
+        The third axis, 1 mm long, points to the source, which makes the frame right-handed.
         """
         right, down = self.pose.image_axes
         row_mm, column_mm = self.detector.pixel_spacing_mm
         matrix = np.eye(4)
         matrix[:3, 0] = right * column_mm
         matrix[:3, 1] = down * row_mm
-        matrix[:3, 2] = self.pose.detector_direction
+        matrix[:3, 2] = -self.pose.detector_direction
         center = np.array([(self.detector.columns - 1) / 2.0, (self.detector.rows - 1) / 2.0])
         matrix[:3, 3] = self.pose.detector_center_ras - matrix[:3, :2] @ center
         return matrix

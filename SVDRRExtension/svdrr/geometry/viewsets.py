@@ -27,7 +27,7 @@ def simple_views(isocenter_ras: Isocenter) -> list[CArmPose]:
 
 
 def hemisphere_views(count: int, isocenter_ras: Isocenter) -> list[CArmPose]:
-    """Fibonacci lattice of `count` detector positions on the hemisphere about PA, the first exactly PA [sv-drr, 4.1]."""
+    """Fibonacci lattice of `count` positions on the hemisphere about PA, the first exactly PA [sv-drr, 4.1]."""
     golden_angle = math.pi * (3.0 - math.sqrt(5.0))
     poses = []
     for index in range(count):
@@ -43,9 +43,10 @@ def sweep_views(start_deg: float, stop_deg: float, step_deg: float, isocenter_ra
     """Primary angles from start to stop, the stop included where a step lands on it, secondary angle 0."""
     if not all(map(math.isfinite, (start_deg, stop_deg, step_deg))) or step_deg <= 0.0:
         raise SVDRRError("A sweep needs finite angles and a step above 0 degrees, such as sweep:-90:90:5.")
-    count = math.floor(abs(stop_deg - start_deg) / step_deg + 1e-9) + 1
-    if count > MAX_VIEWS:
-        raise SVDRRError(f"A view set holds at most {MAX_VIEWS:,} views, and this sweep has {count:,}.")
+    steps = abs(stop_deg - start_deg) / step_deg
+    if steps >= MAX_VIEWS:
+        raise SVDRRError(f"A view set holds at most {MAX_VIEWS:,} views; give the sweep a larger step.")
+    count = math.floor(steps + 1e-9) + 1
     direction = math.copysign(step_deg, stop_deg - start_deg)
     return [CArmPose(start_deg + direction * index, 0.0, isocenter_ras) for index in range(count)]
 
@@ -130,15 +131,16 @@ def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SVDRRError(f"Cannot read the view file '{path}': {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SVDRRError(f"'{path}' is not valid JSON: {error}.") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT or not document.get("views"):
-        raise SVDRRError(f"'{path}' is not a view file: it needs \"format\": \"{FORMAT}\" and a list \"views\".")
+    entries = document.get("views") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    if not isinstance(entries, list) or not entries:
+        raise SVDRRError(f'\'{path}\' is not a view file: it needs "format": "{FORMAT}" and a list "views".')
     poses = []
-    for number, entry in enumerate(document["views"], start=1):
+    for number, entry in enumerate(entries, start=1):
         try:
             poses.append(pose_from_json(entry, isocenter_ras))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise SVDRRError(
                 f"View {number} in '{path}' needs a number 'primary_deg' and, where given, numbers in its other fields."
             ) from None

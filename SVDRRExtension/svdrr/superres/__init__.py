@@ -1,5 +1,5 @@
 """Super-resolution for radiographs: the interface and classical interpolation."""
 
-from svdrr.superres.enhance import METHODS, SCALES, enhance
+from svdrr.superres.enhance import METHODS, SCALES, check_method, enhance
 
-__all__ = ["METHODS", "SCALES", "enhance"]
+__all__ = ["METHODS", "SCALES", "check_method", "enhance"]

@@ -14,15 +14,20 @@ METHODS = interpolation.METHODS
 SCALES = (2, 4)
 
 
+def check_method(method: str, scale: int) -> None:
+    """SVDRRError unless `method` and `scale` are on offer."""
+    if method not in METHODS:
+        raise SVDRRError(f"Unknown super-resolution method '{method}'; choose one of: {', '.join(METHODS)}.")
+    if scale not in SCALES:
+        raise SVDRRError(f"The scale must be {' or '.join(map(str, SCALES))}, not {scale}.")
+
+
 def enhance(radiograph: Radiograph, method: str = "lanczos", scale: int = 2) -> Radiograph:
     """The radiograph with `scale` times as many rows and columns over the same physical extent.
 
     method: one of `METHODS`. Raises SVDRRError for an unknown method or scale.
     """
-    if method not in METHODS:
-        raise SVDRRError(f"Unknown super-resolution method '{method}'; choose one of: {', '.join(METHODS)}.")
-    if scale not in SCALES:
-        raise SVDRRError(f"The scale must be {' or '.join(map(str, SCALES))}, not {scale}.")
+    check_method(method, scale)
     origin = radiograph.provenance
     settings = {"Enhancement": f"{method} x{scale}", "EnhancedFrom": radiograph.pixels_sha256()}
     provenance = (

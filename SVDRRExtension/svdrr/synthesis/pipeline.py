@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModel
 
-from svdrr.synthesis.vcdit import VCDiT, RadiographEncoder
+from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
 # The normalization that CLIP's vision tower was trained with (Radford et al., 2021).
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,7 +51,7 @@ def image_tokens(encoder: RadiographEncoder | CLIPVisionModel, radiographs: Tens
     return tokens
 
 
-class SVDRRPipeline(DiffusionPipeline):  # type: ignore[misc]
+class SVDRRPipeline(DiffusionPipeline):
     """Samples target views of one source radiograph by DPM-Solver++ with classifier-free guidance.
 
     vae: `AutoencoderKL`. vcdit: `VCDiT`. image_encoder: `CLIPVisionModel` or `RadiographEncoder`.

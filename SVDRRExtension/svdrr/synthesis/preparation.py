@@ -41,7 +41,7 @@ def prepare_source(radiograph: Radiograph, model: ModelDescription) -> NDArray[n
     # Averaging over a model pixel before sampling; without it, fine texture turns into aliasing.
     sigma_mm = 0.5 * np.sqrt(max(model_mm**2 - max(row_mm, column_mm) ** 2, 0.0))
     if sigma_mm > 0.0:
-        image = sitk.DiscreteGaussian(image, variance=(sigma_mm**2, sigma_mm**2), useImageSpacing=True)
+        image = sitk.DiscreteGaussian(image, variance=[sigma_mm**2, sigma_mm**2], useImageSpacing=True)
     first = -model_mm * (model.resolution - 1) / 2.0
     resampled = sitk.Resample(
         image,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, PixArtTransformer2DModel
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 RELATIVE_VIEW_DIM = 4
 
 
-class VCDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VCDiT(ModelMixin, ConfigMixin):
     """Denoises a target-view latent, given the source latent, image tokens and the relative view.
 
     A PixArt transformer with AdaLN-single whose patch embedding takes the noised target latent and the source
@@ -76,13 +77,13 @@ class VCDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 @dataclass
-class RadiographEncoderOutput(BaseOutput):  # type: ignore[misc]
+class RadiographEncoderOutput(BaseOutput):
     """last_hidden_state: (batch, tokens, hidden_size), named as in CLIP."""
 
     last_hidden_state: Tensor
 
 
-class RadiographEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class RadiographEncoder(ModelMixin, ConfigMixin):
     """A small convolutional stand-in for CLIP's vision tower, trained with the demo model.
 
     One token per 16 x 16 pixels, with a learned position.
@@ -93,7 +94,7 @@ class RadiographEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         widths = [num_channels, 32, 64, 128, hidden_size]
         stages: list[nn.Module] = []
-        for index, (inner, outer) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for index, (inner, outer) in enumerate(pairwise(widths)):
             if index:
                 stages += [nn.GroupNorm(16, inner), nn.SiLU()]
             stages.append(nn.Conv2d(inner, outer, kernel_size=4, stride=2, padding=1))

@@ -71,9 +71,7 @@ def _empty_canvas(a: Anatomy, spacing_mm: float) -> Canvas:
     top, bottom = float(a.z(a.top_level)), float(a.z(a.bottom_level))
     heights = np.linspace(bottom, top, 30)
     wall = a.fat_mm + a.muscle_mm
-    side = max(
-        float(a.cage_width(heights).max()) + wall, abs(float(_soft.shoulder_joint(a, 1)[0])) + 46 + a.fat_mm
-    )
+    side = max(float(a.cage_width(heights).max()) + wall, abs(float(_soft.shoulder_joint(a, 1)[0])) + 46 + a.fat_mm)
     if a.arms:
         side += 34
     front = float(a.cage_front(heights).min()) - a.fat_mm - 22 - (40 * a.breast_scale if a.breasts else 0)

@@ -102,9 +102,7 @@ class Anatomy:
         )
 
     def cage_front(self, z: Values) -> Floats:
-        gap = self.profile(
-            z, [0, 1, 2, 3, 5, 7, 9, 11, 13, 16], [36, 43, 54, 69, 94, 111, 122, 125, 118, 102]
-        )
+        gap = self.profile(z, [0, 1, 2, 3, 5, 7, 9, 11, 13, 16], [36, 43, 54, 69, 94, 111, 122, 125, 118, 102])
         return self.spine_y(z) - np.float32(self.depth) * gap
 
     def cage_back(self, z: Values) -> Floats:

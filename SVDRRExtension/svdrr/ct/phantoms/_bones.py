@@ -28,9 +28,7 @@ def draw_bones(c: Canvas, a: Anatomy) -> None:
         _humeri(c, a)
 
 
-def _paint_bone(
-    c: Canvas, a: Anatomy, field: Floats, label: Label, cortex_mm: float, marrow: float = 1.0
-) -> None:
+def _paint_bone(c: Canvas, a: Anatomy, field: Floats, label: Label, cortex_mm: float, marrow: float = 1.0) -> None:
     c.paint(field, a.tissue.cortical, label)
     c.paint(field + np.float32(cortex_mm), a.tissue.trabecular * marrow, label)
 
@@ -73,9 +71,7 @@ def _add_arch(c: Canvas, a: Anatomy, field: Floats, vertebra: int) -> None:
     c.add_tube(field, [roof, [x, roof[1] + spinous, z - 3 - droop]], [3.6, 3.0], stretch=(1, 1, 1.6))
     for side in SIDES:
         corner = np.array([x + side * 12.5, back + 11, z + 2])
-        c.add_tube(
-            field, [[x + side * 10, back - 3, z + 3], corner, roof], [4.2, 4.4, 3.2], stretch=(1, 1, 1.5)
-        )
+        c.add_tube(field, [[x + side * 10, back - 3, z + 3], corner, roof], [4.2, 4.4, 3.2], stretch=(1, 1, 1.5))
         c.add_tube(field, [corner, [x + side * wing, back + (17 if vertebra < 13 else 9), z + 4]], [4.2, 3.6])
         c.add_tube(field, [shifted(corner, 0, 1, 9), shifted(corner, 0, 2, -11)], 4.2)
 
@@ -119,9 +115,7 @@ def _ribs(c: Canvas, a: Anatomy) -> None:
         for side in SIDES:
             path = rib_path(a, rib, side)
             radii = (
-                a.rib_radius_mm
-                * thin
-                * np.interp(np.linspace(0, 1, len(path)), [0, 0.15, 0.7, 1], [0.95, 1, 1, 1.12])
+                a.rib_radius_mm * thin * np.interp(np.linspace(0, 1, len(path)), [0, 0.15, 0.7, 1], [0.95, 1, 1, 1.12])
             )
             c.add_tube(field, path, radii, stretch=(1, 1, 1.45))
     _paint_bone(c, a, field, Label.BONE_RIB, 1.7)

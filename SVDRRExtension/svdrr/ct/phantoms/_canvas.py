@@ -154,9 +154,7 @@ class Canvas:
         d = radial_distance(np.sqrt(x * x + y * y + z * z), np.sqrt(r2))
         field[box] = smooth_min(field[box], d, blend_mm) if blend_mm else np.minimum(field[box], d)
 
-    def paint(
-        self, field: Floats, hu: float | Floats, label: int, within: NDArray[np.bool_] | None = None
-    ) -> None:
+    def paint(self, field: Floats, hu: float | Floats, label: int, within: NDArray[np.bool_] | None = None) -> None:
         """Blend a shape in, with a one-voxel soft edge for the partial volume effect."""
         near = field < np.float32(self.spacing / 2)
         if within is not None:
@@ -169,9 +167,7 @@ class Canvas:
         flat[at] = old + coverage * (values - old)
         self.labels.reshape(-1)[at[coverage > 0.5]] = label
 
-    def section(
-        self, left: Floats, front: Floats, back: Floats, center_x: Floats, squareness: float
-    ) -> Floats:
+    def section(self, left: Floats, front: Floats, back: Floats, center_x: Floats, squareness: float) -> Floats:
         """Signed distance to a stack of squircles: half width, front and back y per slice, all (k, 1, 1)."""
         x2 = np.square(self.x - center_x)
         y2 = np.square(self.y - (front + back) / 2)

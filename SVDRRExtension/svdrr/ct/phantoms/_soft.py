@@ -23,11 +23,7 @@ def draw_body(c: Canvas, a: Anatomy) -> None:
         - np.float32(0.6) * a.profile(z, [-1, 1, 4, 8, 12], [30, 22, 18, 9, 9])
         - np.float32(a.fat_mm + 4)
     )
-    back = (
-        a.cage_back(z)
-        + a.profile(z, [-4, 0, 4, 8, 13], [44, 38, 27, 25, 34])
-        + np.float32(0.6 * a.fat_mm + 2)
-    )
+    back = a.cage_back(z) + a.profile(z, [-4, 0, 4, 8, 13], [44, 38, 27, 25, 34]) + np.float32(0.6 * a.fat_mm + 2)
     skin = c.section(left, front, back, a.spine_x(z) * np.float32(0.6), 0.45)
     for side in SIDES:
         _add_shoulder(c, a, skin, side)
@@ -213,20 +209,12 @@ def heart_fields(c: Canvas, a: Anatomy) -> dict[str, Floats]:
                              a.at(side * 54, 26, level + 1.1)], [12, 11, 9.5, 7])  # fmt: skip
         for vein_level in (6.6, 7.4):
             c.add_tube(vessels, [[8, base_y + 22, floor + 56 * s], a.at(side * 44, 34, vein_level)], [8, 6])
-        c.add_tube(
-            vessels, [a.at(side * 8, 44, arch - 0.3), a.at(side * 17, 38, 1.8), a.at(side * 22, 26, -6)], 4.2
-        )
-        c.add_tube(
-            vessels, [a.at(side * 12, 42, 2.6), a.at(side * 30, 38, 0.9), a.at(side * 75, 30, 1.0)], 4.6
-        )
+        c.add_tube(vessels, [a.at(side * 8, 44, arch - 0.3), a.at(side * 17, 38, 1.8), a.at(side * 22, 26, -6)], 4.2)
+        c.add_tube(vessels, [a.at(side * 12, 42, 2.6), a.at(side * 30, 38, 0.9), a.at(side * 75, 30, 1.0)], 4.6)
         c.add_tube(vessels, [a.at(side * 26, 50, 1.8), a.at(side * 32, 34, -6)], 6)
     c.add_tube(vessels, [a.at(26, 52, 1.8), a.at(-24, 54, 3.2)], 6.5)
-    c.add_tube(
-        vessels, [a.at(-26, 50, 1.8), a.at(-25, 54, 3.2), [-22, base_y + 8, floor + 60 * s]], [7, 9, 10]
-    )
-    c.add_tube(
-        vessels, [[-20, base_y + 14, floor + 20], [-20, base_y + 24, floor - 25], a.at(-18, 30, 17)], 10.5
-    )
+    c.add_tube(vessels, [a.at(-26, 50, 1.8), a.at(-25, 54, 3.2), [-22, base_y + 8, floor + 60 * s]], [7, 9, 10])
+    c.add_tube(vessels, [[-20, base_y + 14, floor + 20], [-20, base_y + 24, floor - 25], a.at(-18, 30, 17)], 10.5)
     airways = c.empty_field()
     c.add_tube(airways, [a.at(0, 34, -6), a.at(0, 30, 0), a.at(-2, 33, 4.8)], [8.5, 8, 8.5])
     c.add_tube(
@@ -234,9 +222,7 @@ def heart_fields(c: Canvas, a: Anatomy) -> dict[str, Floats]:
         [a.at(-2, 33, 4.8), a.at(-22, 33, 5.6), a.at(-40, 31, 6.4), a.at(-52, 24, 7.6)],
         [8, 7, 5.5, 3],
     )
-    c.add_tube(
-        airways, [a.at(-2, 33, 4.8), a.at(26, 33, 5.9), a.at(46, 31, 6.5), a.at(56, 24, 7.8)], [7.5, 6, 5, 3]
-    )
+    c.add_tube(airways, [a.at(-2, 33, 4.8), a.at(26, 33, 5.9), a.at(46, 31, 6.5), a.at(56, 24, 7.8)], [7.5, 6, 5, 3])
     return {"heart": heart, "vessels": vessels, "airways": airways}
 
 
@@ -272,9 +258,7 @@ def _headings(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     """Directions spread over the sphere (Fibonacci), jittered, flattened along y like the lung."""
     n = np.arange(count) + 0.5
     polar, turn = np.arccos(1 - 2 * n / count), np.pi * (1 + 5**0.5) * n
-    v = np.stack(
-        [0.35 + np.abs(np.sin(polar) * np.cos(turn)), np.sin(polar) * np.sin(turn), np.cos(polar)], axis=1
-    )
+    v = np.stack([0.35 + np.abs(np.sin(polar) * np.cos(turn)), np.sin(polar) * np.sin(turn), np.cos(polar)], axis=1)
     return np.asarray(v + rng.normal(0, 0.12, v.shape))
 
 

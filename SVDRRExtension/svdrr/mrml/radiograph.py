@@ -1,0 +1,162 @@
+"""Radiographs as volume nodes of one slice, lying on the detector that took them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import slicer
+import slicer.util
+from numpy.typing import NDArray
+
+from svdrr.errors import SVDRRError
+from svdrr.geometry import CArmPose, View
+from svdrr.geometry.viewsets import view_from_json, view_to_json
+from svdrr.images import Radiograph
+from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, voxels
+from svdrr.provenance import PREFIX, Provenance
+
+VOLUME = "vtkMRMLScalarVolumeNode"
+
+# The names that `svdrr.images` writes into files, too.
+_VIEW = f"{PREFIX}View"
+_PIXEL_SPACING = f"{PREFIX}PixelSpacing"
+_UNKNOWN = "unknown"
+_UNKNOWN_SPACING_MM = (1.0, 1.0)
+
+# Further than this from its view's plane, mm, and an image has been moved since it was made.
+_PLACE_TOLERANCE_MM = 1e-3
+
+
+def radiograph_to_node(
+    radiograph: Radiograph, name: str, node: slicer.vtkMRMLScalarVolumeNode | None = None
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Show a radiograph in the scene: in `node` if given (its old content goes), else in a new node.
+
+    The node holds one slice, float32 (1, rows, columns), on the detector plane of the radiograph's view: i runs
+    along a row, j down, k, 1 mm thick, towards the source. Without a view it is centered on the origin as
+    a PA radiograph, with pixels of 1 mm if their spacing is unknown.
+    The node's attributes `SVDRR.*` carry the provenance, the view (`SVDRR.View`, JSON) and the pixel spacing
+    (`SVDRR.PixelSpacing`, row\\column in mm, or "unknown"); a computed image's name ends in "(synthetic)" or
+    "(DRR)". Raises SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector.
+    """
+    check_radiograph(radiograph)
+    check_output(VOLUME, node)
+    volume = output_node(VOLUME, name + synthetic_suffix(radiograph.provenance), node)
+    fill_with_radiograph(volume, radiograph)
+    volume.CreateDefaultDisplayNodes()
+    display = volume.GetDisplayNode()
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, 1.0)
+    display.SetInterpolate(True)
+    return volume
+
+
+def radiograph_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Radiograph:
+    """The radiograph of a volume node with one slice.
+
+    Values outside [0, 1], such as a DICOM file's, are mapped to it linearly, lowest to 0, highest to 1. Bright
+    bone is taken for granted: Slicer inverts MONOCHROME1 files when it loads them.
+    The view is None if the image has been moved or resampled since `radiograph_to_node`. A pixel spacing of
+    1 mm x 1 mm counts only if `radiograph_to_node` knew it: Slicer gives it to files without one.
+    Raises SVDRRError for what is not one slice of finite scalars, and for values that cannot be mapped.
+    """
+    array = voxels(node, "a radiograph")
+    if array.shape[0] != 1:
+        raise SVDRRError(f"'{node.GetName()}' has {array.shape[0]} slices; choose a radiograph, which has one.")
+    pixels = _in_unit_range(array[0], node.GetName())
+    ijk_to_ras = ijk_to_world(node)
+    attributes = {key: node.GetAttribute(key) for key in node.GetAttributeNames() if key.startswith(PREFIX)}
+
+    view = _view(attributes, pixels.shape, ijk_to_ras)
+    spacing = _spacing(attributes, node) if view is None else view.detector.pixel_spacing_mm
+    return Radiograph(pixels, spacing, view, Provenance.from_attributes(attributes))
+
+
+def check_radiograph(radiograph: Radiograph) -> None:
+    """Raise SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector."""
+    shape = radiograph.pixels.shape
+    if len(shape) != 2 or min(shape) < 1:
+        raise SVDRRError(f"A radiograph needs rows and columns of pixels, not an array of shape {shape}.")
+    low, high = float(radiograph.pixels.min()), float(radiograph.pixels.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise SVDRRError(f"A radiograph's pixels must lie in 0 to 1, not in {low:g} to {high:g}; scale or clip them.")
+    if radiograph.view is not None:
+        detector = radiograph.view.detector
+        if shape != (detector.rows, detector.columns):
+            raise SVDRRError(
+                f"The radiograph has {shape[0]} x {shape[1]} pixels and its view's detector "
+                f"{detector.rows} x {detector.columns}; they must be equal."
+            )
+
+
+def synthetic_suffix(provenance: Provenance | None) -> str:
+    """What a node's name says about how its image was made; nothing for an image that was taken."""
+    if provenance is None:
+        return ""
+    return " (DRR)" if provenance.method.startswith("DRR") and not provenance.model else " (synthetic)"
+
+
+def fill_with_radiograph(node: slicer.vtkMRMLScalarVolumeNode, radiograph: Radiograph) -> None:
+    """Pixels, place and attributes of a checked radiograph, for a node in the scene or out of it."""
+    view, spacing = radiograph.view, radiograph.pixel_spacing_mm
+    if view is not None:
+        spacing = view.detector.pixel_spacing_mm
+    row_mm, column_mm = spacing or _UNKNOWN_SPACING_MM
+    pixels = radiograph.pixels[np.newaxis].astype(np.float32, copy=False)
+    fill(node, pixels, _ijk_to_ras(radiograph, row_mm, column_mm))
+    # Once more by itself, because as a length of the matrix's columns it comes back rounded.
+    node.SetSpacing(column_mm, row_mm, 1.0)
+
+    attributes = radiograph.provenance.attributes() if radiograph.provenance else {}
+    attributes[_PIXEL_SPACING] = "\\".join(map(repr, spacing)) if spacing else _UNKNOWN
+    if view is not None:
+        attributes[_VIEW] = json.dumps(view_to_json(view))
+    for key in node.GetAttributeNames():
+        if key.startswith(PREFIX):
+            node.RemoveAttribute(key)
+    for key, value in attributes.items():
+        node.SetAttribute(key, value)
+
+
+def _ijk_to_ras(radiograph: Radiograph, row_mm: float, column_mm: float) -> NDArray[np.float64]:
+    """Right-handed, third axis towards the source: Slicer flips the third axis of left-handed files."""
+    if radiograph.view is not None:
+        return radiograph.view.pixel_to_ras
+    pa = CArmPose()
+    right, down = pa.image_axes
+    rows, columns = radiograph.pixels.shape
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.column_stack([right * column_mm, down * row_mm, -pa.detector_direction])
+    matrix[:3, 3] = -matrix[:3, :2] @ [(columns - 1) / 2.0, (rows - 1) / 2.0]
+    return matrix
+
+
+def _in_unit_range(pixels: NDArray[np.generic], name: str) -> NDArray[np.float32]:
+    low, high = float(pixels.min()), float(pixels.max())
+    if low >= 0.0 and high <= 1.0:
+        return np.array(pixels, np.float32)
+    if low == high:
+        raise SVDRRError(f"'{name}' is blank: every pixel is {low:g}; choose a radiograph.")
+    return ((pixels.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
+
+def _view(attributes: dict[str, str], shape: tuple[int, ...], ijk_to_ras: NDArray[np.float64]) -> View | None:
+    try:
+        view = view_from_json(json.loads(attributes[_VIEW]))
+    except (KeyError, TypeError, ValueError, SVDRRError):
+        return None
+    rows, columns = shape
+    if (view.detector.rows, view.detector.columns) != (rows, columns):
+        return None
+    corners = np.array([[i, j, 0.0, 1.0] for i in (0, columns - 1) for j in (0, rows - 1)]).T
+    moved = np.abs((ijk_to_ras - view.pixel_to_ras) @ corners).max() > _PLACE_TOLERANCE_MM
+    return None if moved else view
+
+
+def _spacing(attributes: dict[str, str], node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float] | None:
+    column_mm, row_mm, _ = node.GetSpacing()
+    if (row_mm, column_mm) == _UNKNOWN_SPACING_MM and attributes.get(_PIXEL_SPACING, _UNKNOWN) == _UNKNOWN:
+        return None
+    return row_mm, column_mm
