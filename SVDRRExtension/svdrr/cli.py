@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Novel X-ray views from one radiograph, DRRs from CT, CT table removal. Synthetic images are not for diagnosis.",
+    help="Novel X-ray views from one radiograph, DRRs from CT, table removal. Synthetic images: not for diagnosis.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on standard output.")]

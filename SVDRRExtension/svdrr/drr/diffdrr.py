@@ -5,12 +5,15 @@ V. Gopalakrishnan and P. Golland, CLIP workshop at MICCAI 2022, https://github.c
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 from diffdrr.renderers import Siddon
 from numpy.typing import NDArray
 
 from svdrr.drr.attenuation import AttenuationVolume
+from svdrr.errors import SVDRRError
 from svdrr.geometry import View
 
 PATCH_SIZE = 64
@@ -22,8 +25,15 @@ def line_integrals(
     """Line integrals (rows, columns), differentiable with respect to `mu`.
 
     mu: (slices, rows, columns), 1/mm. ijk_to_ras: (4, 4). patch_size: rays are traced `patch_size`² at a time,
-    which bounds the memory to about 50 kB per ray of one patch.
+    which bounds the memory to about 50 kB per ray of one patch. DiffDRR integrates whole lines, also behind the
+    source, so this raises SVDRRError where the source plane cuts the volume or lies beyond it.
     """
+    corners_ijk = [[i, j, k, 1.0] for k, j, i in product(*((-0.5, size - 0.5) for size in mu.shape))]
+    if (view.projection_matrix @ ijk_to_ras @ np.transpose(corners_ijk))[2].min() <= 0.0:
+        raise SVDRRError(
+            "The engine 'diffdrr' needs the whole CT in front of the X-ray source; "
+            "raise the source-to-isocenter distance or use the engine 'siddon'."
+        )
     ras_to_ijk = np.linalg.inv(ijk_to_ras)
     columns, rows = np.meshgrid(np.arange(view.detector.columns), np.arange(view.detector.rows))
     pixels = np.stack([columns.ravel(), rows.ravel(), np.zeros(rows.size), np.ones(rows.size)])

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.geometry import View
 
+# Infinities mark the axes that a ray never crosses, so "ninf" and "nnan" must stay out of this set.
+_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
-@njit(parallel=True, nogil=True, cache=True, fastmath=True, error_model="numpy")
+
+@njit(parallel=True, nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
 def _integrate(mu, source, corner, per_column, per_row, millimeters_per_voxel, image):  # type: ignore[no-untyped-def]
     """Line integrals from `source` through every pixel; positions are voxel indices (i, j, k), mu is (k, j, i)."""
     size = (mu.shape[2], mu.shape[1], mu.shape[0])

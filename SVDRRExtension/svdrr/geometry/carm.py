@@ -84,7 +84,9 @@ class CArmPose:
             return named[primary]
         angles = ((primary, "LAO", "RAO"), (secondary, "CRAN", "CAUD"))
         return " ".join(
-            f"{positive if angle > 0.0 else negative} {abs(round(angle, 1)):g}°" for angle, positive, negative in angles if angle
+            f"{positive if angle > 0.0 else negative} {abs(round(angle, 1)):g}°"
+            for angle, positive, negative in angles
+            if angle
         )
 
     @property

@@ -133,7 +133,8 @@ def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
         raise SVDRRError(f"Cannot read the view file '{path}': {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
         raise SVDRRError(f"'{path}' is not valid JSON: {error}.") from None
-    entries = document.get("views") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    is_ours = isinstance(document, dict) and document.get("format") == FORMAT
+    entries = document.get("views") if is_ours else None
     if not isinstance(entries, list) or not entries:
         raise SVDRRError(f'\'{path}\' is not a view file: it needs "format": "{FORMAT}" and a list "views".')
     poses = []

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 
 from svdrr.synthesis.configuration import load_configuration, make_scheduler
 from svdrr.synthesis.pipeline import SVDRRPipeline
+from svdrr.synthesis.training.export import export_model
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views, view_encodings
 from svdrr.synthesis.training.vae import train_vae
 from svdrr.synthesis.training.vcdit import cache_latents, train_vcdit
 
 VAE_PHANTOMS = 320
+VCDIT_VIEWS = 30
+"""Views per phantom for VCDiT: encoding all 60 would cost as much time as half of its training."""
 
 
 def main() -> None:
@@ -43,13 +47,21 @@ def main() -> None:
 
     build_phantom_views(views, seeds, configuration.resolution)
     radiographs = load_phantom_views(views, seeds)
-    latents = cache_latents(vae, radiographs, directory / "latents.npy")
+    chosen = np.stack([_chosen_views(seed, radiographs.shape[1]) for seed in seeds])
     encodings = np.stack([view_encodings(seed) for seed in seeds])
+    each = np.arange(len(seeds))[:, None]
+    latents = cache_latents(vae, radiographs[each, chosen], directory / "latents.npy")
     vcdit, encoder = train_vcdit(
-        configuration, radiographs[:, 0], latents, encodings, directory / "train-vcdit", arguments.seed
+        configuration, radiographs[:, 0], latents, encodings[each, chosen], directory / "train-vcdit", arguments.seed
     )
     pipeline = SVDRRPipeline(vae=vae, vcdit=vcdit, image_encoder=encoder, scheduler=make_scheduler(configuration))
-    pipeline.save_pretrained(directory / "model")
+    export_model(pipeline, configuration, radiographs, directory / "model")
+
+
+def _chosen_views(seed: int, count: int) -> NDArray[np.int64]:
+    """PA, which is view 0, and a seeded choice of the others."""
+    others = np.random.default_rng(seed).choice(np.arange(1, count), VCDIT_VIEWS - 1, replace=False)
+    return np.concatenate([[0], np.sort(others)])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def _write_phantom(seed: int, directory: Path, pixels: int) -> None:
 def build_phantom_views(directory: Path, seeds: range, pixels: int, processes: int = 2) -> None:
     """Writes one file of 16-bit radiographs per phantom; phantoms that are there already are kept."""
     directory.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(processes) as pool:
+    # Spawned: a process forked after torch has started its threads hangs in numba's.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for done, _ in enumerate(pool.map(partial(_write_phantom, directory=directory, pixels=pixels), seeds), 1):
             if done % 50 == 0:
                 print(f"phantoms: {done} of {len(seeds)}", flush=True)
