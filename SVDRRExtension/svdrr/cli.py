@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,16 +42,20 @@ def remove_table_command(
     """Remove table, mattress and clutter from a CT; voxels inside the body stay untouched."""
     from svdrr.ct.io import read_ct, require_writable_suffix, write_volume
     from svdrr.ct.table import remove_table
+    from svdrr.files import whole_file
 
     for path in (output, mask):
         if path is not None:
             require_writable_suffix(path)
+    if mask is not None and mask.resolve() == output.resolve():
+        raise SVDRRError(f"The CT and the mask cannot both be written to {output}; give the mask another name.")
     volume = read_ct(ct, series)
-    with _working("Removing the table"):
-        removal = remove_table(volume)
-    write_volume(output, removal.ct.hu, volume.ijk_to_ras)
-    if mask is not None:
-        write_volume(mask, removal.body, volume.ijk_to_ras)
+    with _placed(whole_file, output) as ct_file, _placed(whole_file, mask) if mask else nullcontext() as mask_file:
+        with _working("Removing the table"):
+            removal = remove_table(volume)
+        write_volume(ct_file, removal.ct.hu, volume.ijk_to_ras)
+        if mask_file is not None:
+            write_volume(mask_file, removal.body, volume.ijk_to_ras)
     result = {"output": str(output), "residual_voxels": removal.residual_voxels, "verdict": removal.verdict}
     _report(as_json, result, f"{removal.verdict} Written to {output}.")
 
@@ -71,6 +77,7 @@ def render(
     from svdrr.drr import check_engine
     from svdrr.files import whole_directory
     from svdrr.geometry import Detector, parse_views
+    from svdrr.geometry.viewsets import views_document
     from svdrr.render import render_drrs
 
     if not 16 <= size <= 4096:
@@ -79,17 +86,17 @@ def render(
     parse_views(views, (0.0, 0.0, 0.0))
     volume = read_ct(ct, series)
     poses = parse_views(views, volume.isocenter_ras)
-    with whole_directory(outdir) as folder:
+    source = f"CT with voxels SHA-256 {hashlib.sha256(volume.hu).hexdigest()}{', table removed' * table_removal}"
+    with _placed(whole_directory, outdir) as folder:
         if table_removal:
             with _working("Removing the table"):
                 volume = remove_table(volume).ct
         with _progress("Rendering", len(poses)) as advance:
-            radiographs: list[Radiograph] = []
-            for radiograph, line_integrals in render_drrs(volume, poses, Detector.square(size), engine):
-                _write_view(folder, len(radiographs), radiograph, line_integrals)
-                radiographs.append(radiograph)
+            entries = []
+            for radiograph, line_integrals in render_drrs(volume, poses, Detector.square(size), engine, source):
+                entries.append(_write_view(folder, len(entries), radiograph, line_integrals))
                 advance()
-        _write_views_json(folder, radiographs)
+        (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
     _report(as_json, {"outdir": str(outdir), "views": len(poses)}, f"{len(poses)} views written to {outdir}.")
 
 
@@ -109,6 +116,7 @@ def synthesize(
     """Synthesize novel views of one radiograph. The images are synthetic and not for diagnosis."""
     from svdrr.files import whole_directory
     from svdrr.geometry import CArmPose, parse_views
+    from svdrr.geometry.viewsets import views_document
     from svdrr.images import read_radiograph
     from svdrr.models import find_model
 
@@ -123,14 +131,13 @@ def synthesize(
         description.guidance_scale if guidance is None else guidance,
         seed,
     )
-    with whole_directory(outdir) as folder:
+    with _placed(whole_directory, outdir) as folder:
         with _working(f"Loading {description.name}"):
             synthesizer = Synthesizer(description)
         with _progress("Synthesizing", None) as advance:
             radiographs = synthesizer.synthesize(radiograph, poses, sampling, source_pose, on_step=advance)
-        for number, synthetic in enumerate(radiographs):
-            _write_view(folder, number, synthetic)
-        _write_views_json(folder, radiographs)
+        entries = [_write_view(folder, number, synthetic) for number, synthetic in enumerate(radiographs)]
+        (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
     result = {
         "outdir": str(outdir),
         "views": len(poses),
@@ -151,13 +158,17 @@ def enhance(
     as_json: Json = False,
 ) -> None:
     """Enlarge a radiograph; the physical extent stays, the pixel spacing shrinks."""
-    from svdrr.images import read_radiograph, write_radiograph
+    from svdrr.files import whole_file
+    from svdrr.images import read_radiograph, require_radiograph_suffix, write_radiograph
     from svdrr.superres import check_method
     from svdrr.superres import enhance as enhance_radiograph
 
     check_method(method, scale)
-    enlarged = enhance_radiograph(read_radiograph(image), method, scale)
-    write_radiograph(output, enlarged)
+    require_radiograph_suffix(output)
+    radiograph = read_radiograph(image)
+    with _placed(whole_file, output) as file:
+        enlarged = enhance_radiograph(radiograph, method, scale)
+        write_radiograph(file, enlarged)
     rows, columns = enlarged.pixels.shape
     result = {"output": str(output), "rows": rows, "columns": columns, "pixel_spacing_mm": enlarged.pixel_spacing_mm}
     _report(as_json, result, f"{rows} x {columns} pixels written to {output}.")
@@ -186,7 +197,7 @@ def evaluate_demo(
         description.num_inference_steps if steps is None else steps,
         description.guidance_scale if guidance is None else guidance,
     )
-    with whole_directory(outdir) as folder:
+    with _placed(whole_directory, outdir) as folder:
         with _progress("Held-out phantoms", None) as advance:
             result = benchmark_phantoms(Synthesizer(description), sampling=sampling, on_phantom=advance)
         summary = result.summary()
@@ -216,10 +227,17 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Entry point: bad input ends in one sentence on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A path that the terminal's encoding lacks must not turn finished work into an error.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except SVDRRError as error:
+        app(prog_name="svdrr")
+    except (SVDRRError, OSError) as error:
         typer.echo(f"svdrr: {error}", err=True)
+        sys.exit(2)
+    except MemoryError:
+        typer.echo("svdrr: There is not enough memory; ask for fewer pixels or fewer views.", err=True)
         sys.exit(2)
 
 
@@ -227,34 +245,33 @@ def _report(as_json: bool, result: dict[str, Any], sentence: str) -> None:
     typer.echo(json.dumps(result) if as_json else sentence)
 
 
-def _write_view(folder: Path, number: int, radiograph: Radiograph, line_integrals: Any = None) -> None:
+def _write_view(folder: Path, number: int, radiograph: Radiograph, line_integrals: Any = None) -> dict[str, Any]:
+    """Writes the view's files; returns its entry in views.json."""
+    from svdrr.geometry.viewsets import view_to_json
     from svdrr.images import write_nrrd, write_png
 
-    name = _view_name(number, radiograph)
+    assert radiograph.view is not None
+    assert radiograph.provenance is not None
+    name = f"{'synthetic' if radiograph.provenance.model else 'drr'}_{number:05d}"
     write_png(folder / f"{name}.png", radiograph)
     if line_integrals is not None:
         write_nrrd(folder / f"{name}.nrrd", line_integrals, radiograph)
+    return {
+        "image": f"{name}.png",
+        "label": radiograph.view.pose.label,
+        **view_to_json(radiograph.view),
+        "provenance": radiograph.provenance.attributes(),
+    }
 
 
-def _view_name(number: int, radiograph: Radiograph) -> str:
-    synthetic = radiograph.provenance is not None and radiograph.provenance.model
-    return f"{'synthetic' if synthetic else 'drr'}_{number:05d}"
-
-
-def _write_views_json(folder: Path, radiographs: list[Radiograph]) -> None:
-    from svdrr.geometry.viewsets import view_to_json, views_document
-
-    entries = [
-        {
-            "image": f"{_view_name(number, radiograph)}.png",
-            "label": radiograph.view.pose.label,
-            **view_to_json(radiograph.view),
-            "provenance": radiograph.provenance.attributes() if radiograph.provenance else {},
-        }
-        for number, radiograph in enumerate(radiographs)
-        if radiograph.view
-    ]
-    (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
+@contextmanager
+def _placed(open_whole: Callable[[Path], AbstractContextManager[Path]], path: Path) -> Iterator[Path]:
+    """`whole_file` or `whole_directory`; errors inside name the destination, not its temporary sibling."""
+    with open_whole(path) as temporary:
+        try:
+            yield temporary
+        except SVDRRError as error:
+            raise SVDRRError(str(error).replace(str(temporary), str(path))) from error
 
 
 @contextmanager
@@ -282,7 +299,8 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
 
         def advance(finished: int | None = None, of: int | None = None) -> None:

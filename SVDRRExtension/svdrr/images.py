@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from svdrr.ct.io import write_volume
+from svdrr.ct.io import _itk_warnings_silenced, _nifti_is_whole, write_volume
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_file
 from svdrr.geometry import View
@@ -24,6 +27,7 @@ _SPACING_TEXT = f"{PREFIX}PixelSpacing"
 _PNG_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _SPACING_TAGS = ("0018|1164", "0028|0030")  # Imager Pixel Spacing, Pixel Spacing (DICOM PS3.3 10.7)
 _MODALITY_TAG = "0008|0060"
+_TIFF_PHOTOMETRIC = 262
 _PROJECTION_MODALITIES = ("CR", "DX", "RF", "XA", "RG", "MG", "OT", "")
 
 
@@ -64,57 +68,89 @@ def read_radiograph(path: Path) -> Radiograph:
 
 def _read_picture(path: Path) -> Radiograph:
     try:
-        with Image.open(path) as image:
-            image.load()
-            values = np.asarray(image)
-            texts = dict(getattr(image, "text", {}))
-    except (OSError, SyntaxError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values, texts, frames, white_is_zero = _decoded(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise SVDRRError(f"'{path}' cannot be read as an image; it may be damaged or of another type.") from None
+    if frames > 1:
+        raise SVDRRError(f"'{path}' holds {frames} images; a radiograph is one.")
     if values.ndim == 3:
-        gray = values[..., 0]
-        if np.any(values[..., :3] != gray[..., None]):
+        if np.any(values != values[..., :1]):
             raise SVDRRError(f"'{path}' is a color image; a radiograph has one gray channel.")
-        values = gray
+        values = values[..., 0]
     if values.dtype.kind == "f":
         return Radiograph(_unit_range(values, path))
-    depth = 255.0 if values.dtype == np.uint8 else 65535.0
-    pixels = _checked(values.astype(np.float32) / np.float32(depth), path)
+    white = 255 if values.dtype == np.uint8 else 65535
+    if values.min() < 0 or values.max() > white:
+        raise SVDRRError(f"'{path}' has 32-bit pixels; save it with 8 or 16 bits, or as float values in 0 to 1.")
+    pixels = values.astype(np.float32) / np.float32(white)
+    return _described(_checked(1.0 - pixels if white_is_zero else pixels, path), texts, path)
+
+
+def _decoded(path: Path) -> tuple[NDArray[Any], dict[str, str], int, bool]:
+    """Pixels (rows, columns) or (rows, columns, 3), text entries, the number of images, whether zero is white."""
+    with Image.open(path) as image:
+        mode, frames = image.mode, getattr(image, "n_frames", 1)
+        sixteen_bit = mode.startswith("I;16")
+        # Palettes, bits and alpha come out as colors, to be compared by the caller.
+        values = np.asarray(image if sixteen_bit or mode in ("L", "I", "F") else image.convert("RGB"))
+        # Pillow turns 8-bit TIFFs whose zero is white, and leaves 16-bit ones as they are.
+        white_is_zero = sixteen_bit and getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
+        return values, dict(getattr(image, "text", {})), frames, white_is_zero
+
+
+def _described(pixels: NDArray[np.float32], texts: Mapping[str, str], path: Path) -> Radiograph:
+    """The radiograph with the spacing, view and provenance that `write_png` or `write_nrrd` put into the file."""
     try:
-        spacing = texts.get(_SPACING_TEXT)
-        row_mm, column_mm = map(float, spacing.split("\\")) if spacing else (0.0, 0.0)
+        row_mm, column_mm = map(float, texts[_SPACING_TEXT].split("\\")) if _SPACING_TEXT in texts else (0.0, 0.0)
         view = view_from_json(json.loads(texts[_VIEW_TEXT])) if _VIEW_TEXT in texts else None
-    except (ValueError, KeyError, TypeError):
-        raise SVDRRError(f"The description that SVDRR wrote into '{path}' has been damaged.") from None
-    return Radiograph(pixels, (row_mm, column_mm) if row_mm > 0.0 else None, view, Provenance.from_attributes(texts))
+        provenance = Provenance.from_attributes(texts)
+        if view is not None and (view.detector.rows, view.detector.columns) != pixels.shape:
+            raise ValueError("cropped or resampled since")
+    except (ValueError, KeyError, TypeError, SVDRRError):
+        raise SVDRRError(f"The description that SVDRR wrote into '{path}' is damaged or does not fit.") from None
+    return Radiograph(pixels, (row_mm, column_mm) if min(row_mm, column_mm) > 0.0 else None, view, provenance)
 
 
 def _read_with_itk(path: Path) -> Radiograph:
     try:
-        image = sitk.ReadImage(str(path))
+        with _itk_warnings_silenced():
+            image = sitk.ReadImage(str(path))
+            if path.name.lower().endswith((".nii", ".nii.gz")) and not _nifti_is_whole(path):
+                raise RuntimeError
     except RuntimeError:
         raise SVDRRError(f"'{path}' cannot be read as a radiograph; it may be damaged or of another type.") from None
     tags = set(image.GetMetaDataKeys())
     modality = image.GetMetaData(_MODALITY_TAG).strip() if _MODALITY_TAG in tags else ""
     if modality not in _PROJECTION_MODALITIES:
-        raise SVDRRError(f"'{path}' is a {modality} image; a radiograph (CR or DX) is needed here.")
+        raise SVDRRError(f"'{path}' is a DICOM image of modality {modality}; a radiograph (CR or DX) is needed here.")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise SVDRRError(f"'{path}' is a color image; a radiograph has one gray channel.")
-    values = np.squeeze(sitk.GetArrayFromImage(image))
+    values = sitk.GetArrayFromImage(image)
+    while values.ndim > 2 and len(values) == 1:
+        values = values[0]
     if values.ndim != 2:
         raise SVDRRError(f"'{path}' is a volume of size {image.GetSize()}; a radiograph has one slice.")
     if values.dtype.kind == "f" and not modality:
-        return Radiograph(_unit_range(values, path), _spacing(image, tags))
+        pixels = _unit_range(values, path)
+        texts = {name: image.GetMetaData(name) for name in tags if name.startswith(PREFIX)}
+        return _described(pixels, texts, path) if texts else Radiograph(pixels, _spacing(image, tags))
     values = values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if not high > low:
         raise SVDRRError(f"'{path}' holds the single value {low:g} or values that are not numbers; nothing is on it.")
-    return Radiograph((values - np.float32(low)) / np.float32(high - low), _spacing(image, tags))
+    return Radiograph(_checked((values - np.float32(low)) / np.float32(high - low), path), _spacing(image, tags))
 
 
 def _spacing(image: sitk.Image, tags: set[str]) -> tuple[float, float] | None:
-    """(row, column) in mm, or None: a DICOM spacing of 0 arrives from GDCM as 1, so the tags are asked."""
+    """(row, column) in mm, or None: a DICOM spacing of 0 arrives from GDCM as 1, so the tags are asked.
+
+    In other files 1 x 1 mm is what writers put where they know of none, and no detector's.
+    """
     if _MODALITY_TAG not in tags:
-        return float(image.GetSpacing()[1]), float(image.GetSpacing()[0])
+        column_mm, row_mm = image.GetSpacing()[:2]
+        return None if (row_mm, column_mm) == (1.0, 1.0) else (row_mm, column_mm)
     for tag in _SPACING_TAGS:
         if tag in tags:
             try:
@@ -179,11 +215,16 @@ def write_nrrd(path: Path, values: NDArray[np.float32], radiograph: Radiograph) 
     write_volume(path, values[None].astype(np.float32), placed, _descriptions(radiograph))
 
 
+def require_radiograph_suffix(path: Path) -> None:
+    """SVDRRError unless the file's suffix names a format that `write_radiograph` writes."""
+    if path.suffix.lower() not in (".png", ".nrrd"):
+        raise SVDRRError(f"Cannot write '{path}': a radiograph's name must end in .png or .nrrd.")
+
+
 def write_radiograph(path: Path, radiograph: Radiograph) -> None:
     """The radiograph as 16-bit PNG or float NRRD, as the suffix says."""
+    require_radiograph_suffix(path)
     if path.suffix.lower() == ".png":
         write_png(path, radiograph)
-    elif path.suffix.lower() == ".nrrd":
-        write_nrrd(path, radiograph.pixels, radiograph)
     else:
-        raise SVDRRError(f"Cannot write '{path}': a radiograph's name must end in .png or .nrrd.")
+        write_nrrd(path, radiograph.pixels, radiograph)

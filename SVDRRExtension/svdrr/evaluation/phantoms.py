@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from svdrr.errors import SVDRRError
 from svdrr.evaluation.benchmark import BenchmarkResult, benchmark
 from svdrr.geometry import CArmPose, relative_view_encoding
-from svdrr.geometry.viewsets import simple_views
+from svdrr.geometry.viewsets import Isocenter, simple_views
 from svdrr.models import ModelDescription
 from svdrr.synthesis.synthesize import Sampling, Synthesizer
 from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED, render_phantom
@@ -44,10 +44,14 @@ def benchmark_phantoms(
     sampling = sampling or Sampling.default(model)
     chosen = list(views)
 
+    def poses_about(isocenter_ras: Isocenter) -> list[CArmPose]:
+        simple = simple_views(isocenter_ras)
+        return [CArmPose(isocenter_ras=isocenter_ras), *(simple[index] for index in chosen)]
+
     def volumes() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         for number in range(phantoms):
-            radiographs = render_phantom(FIRST_HELD_OUT_SEED + number, pixels=model.resolution)
-            yield radiographs[0], radiographs[1:37][chosen]
+            radiographs = render_phantom(FIRST_HELD_OUT_SEED + number, poses_about, model.resolution)
+            yield radiographs[0], radiographs[1:]
             if on_phantom is not None:
                 on_phantom(number + 1, phantoms)
 
@@ -57,5 +61,4 @@ def benchmark_phantoms(
             source, encodings, sampling.num_inference_steps, sampling.guidance_scale, sampling.seed
         )
 
-    poses = [simple_views((0.0, 0.0, 0.0))[index] for index in chosen]
-    return benchmark(volumes(), poses, mean_simple_views(model)[chosen], synthesize)
+    return benchmark(volumes(), poses_about((0.0, 0.0, 0.0))[1:], mean_simple_views(model)[chosen], synthesize)

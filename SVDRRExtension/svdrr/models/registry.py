@@ -79,7 +79,9 @@ def read_description(folder: Path) -> ModelDescription:
     """The description of the model in `folder`; SVDRRError if its ``model.json`` is not one."""
     try:
         entries: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        entries["source_gray_levels"] = tuple(entries["source_gray_levels"])
+        for name, kind in (("resolution", int), ("field_of_view_mm", float), ("guidance_scale", float)):
+            entries[name] = kind(entries[name])
+        entries["source_gray_levels"] = tuple(map(float, entries["source_gray_levels"]))
         return ModelDescription(folder=folder, **entries)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SVDRRError(f"'{folder / DESCRIPTION_FILE}' does not describe a model ({error}).") from None

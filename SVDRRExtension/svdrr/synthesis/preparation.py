@@ -12,12 +12,13 @@ from svdrr.models import ModelDescription
 ASSUMED_FILM_MM = 430.0
 """Longer side of a 35 x 43 cm chest cassette: what a radiograph without pixel spacing is taken to cover."""
 
-_BODY_LEVEL = 0.02
+_BODY_LEVEL = 0.02  # of the brightest pixel
 
 
 def body_gray_levels(pixels: NDArray[np.float32], count: int = 33) -> NDArray[np.float64]:
     """`count` evenly spaced quantiles of the pixels that show the body (above the gray level of air)."""
-    return np.quantile(pixels[pixels > _BODY_LEVEL].astype(np.float64), np.linspace(0.0, 1.0, count))
+    body = pixels[pixels > _BODY_LEVEL * pixels.max()]
+    return np.quantile(body.astype(np.float64), np.linspace(0.0, 1.0, count))
 
 
 def prepare_source(radiograph: Radiograph, model: ModelDescription) -> NDArray[np.float32]:

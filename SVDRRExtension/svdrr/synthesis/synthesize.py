@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.utils.logging import disable_progress_bar
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
@@ -45,9 +46,14 @@ class Synthesizer:
 
     def __init__(self, model: str | ModelDescription) -> None:
         self.model = find_model(model) if isinstance(model, str) else model
-        self.pipeline = SVDRRPipeline.from_pretrained(
-            self.model.folder, local_files_only=True, use_safetensors=True
-        ).to("cuda" if torch.cuda.is_available() else "cpu")
+        disable_progress_bar()
+        try:
+            pipeline = SVDRRPipeline.from_pretrained(self.model.folder, local_files_only=True, use_safetensors=True)
+        except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
+            raise SVDRRError(
+                f"The model '{self.model.name}' cannot be loaded; files in {self.model.folder} are missing or damaged."
+            ) from error
+        self.pipeline = pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
         self._weights_sha256 = self.model.weights_sha256()
 
     def synthesize(

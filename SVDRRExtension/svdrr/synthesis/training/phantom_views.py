@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -33,12 +33,14 @@ def training_poses(seed: int, isocenter_ras: Isocenter) -> list[CArmPose]:
     return [pa, *simple_views(isocenter_ras), *(lattice[index] for index in sorted(chosen))]
 
 
-def render_phantom(seed: int, poses: Iterable[CArmPose] | None = None, pixels: int = 128) -> NDArray[np.float32]:
-    """Radiographs (views, pixels, pixels) in [0, 1) of one phantom; by default from its training poses."""
+def render_phantom(
+    seed: int, poses_about: Callable[[Isocenter], Sequence[CArmPose]], pixels: int
+) -> NDArray[np.float32]:
+    """Radiographs (views, pixels, pixels) in [0, 1) of one phantom from poses about its center."""
     ct = thorax_phantom(seed, ThoraxOptions(spacing_mm=PHANTOM_SPACING_MM)).ct
     renderer = make_renderer(attenuation(ct))
     detector = Detector.square(pixels)
-    views = [View(pose, detector) for pose in poses or training_poses(seed, ct.isocenter_ras)]
+    views = [View(pose, detector) for pose in poses_about(ct.isocenter_ras)]
     return np.stack([to_display(renderer.render(view)) for view in views])
 
 
@@ -52,9 +54,9 @@ def _write_phantom(seed: int, directory: Path, pixels: int) -> None:
     path = directory / f"{seed:07d}.safetensors"
     if path.exists():
         return
-    radiographs = np.round(render_phantom(seed, pixels=pixels) * 65535.0).astype(np.uint16)
+    radiographs = render_phantom(seed, partial(training_poses, seed), pixels)
     with whole_file(path) as temporary:
-        save_file({"radiographs": radiographs}, temporary)
+        save_file({"radiographs": np.round(radiographs * 65535.0).astype(np.uint16)}, temporary)
 
 
 def build_phantom_views(directory: Path, seeds: range, pixels: int, processes: int = 2) -> None:
