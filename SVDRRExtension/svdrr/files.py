@@ -83,9 +83,9 @@ def _flush_to_disk(file: Path) -> None:
 @contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError of writing `path` into one sentence; a network's errors are OSErrors too and pass."""
-    if not path.parent.is_dir():
-        raise SVDRRError(f"Cannot write {path}: the folder {path.parent} does not exist; create it first.")
     try:
+        if not path.parent.is_dir():
+            raise SVDRRError(f"Cannot write {path}: the folder {path.parent} does not exist; create it first.")
         yield
     except (ConnectionError, TimeoutError):
         raise

@@ -68,7 +68,7 @@ def test_result_in_an_old_node_replaces_it(ct: CTVolume, nodes: Any) -> None:
     node = ct_to_node(ct, "first")
     node.SetAndObserveTransformNodeID(add_transform(np.diag([1.0, 1.0, 3.0, 1.0])).GetID())
     before = nodes()
-    other = CTVolume(np.zeros((2, 3, 4), np.float32), np.eye(4))
+    other = CTVolume(np.linspace(-1000.0, 1000.0, 24, dtype=np.float32).reshape(2, 3, 4), np.eye(4))
     assert ct_to_node(other, "second", node) is node
     assert nodes() == before
     assert node.GetName() == "second"
@@ -113,6 +113,7 @@ BAD_INPUTS = {
     "not a scalar volume": lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "skin"),
     "no voxels": lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"),
     "single slice": lambda: scalar_volume(np.zeros((1, 30, 30), np.float32)),
+    "not in Hounsfield units": lambda: scalar_volume(np.arange(27, dtype=np.float32).reshape(3, 3, 3)),
     "NaN or infinite": lambda: scalar_volume(np.full((3, 3, 3), np.nan, np.float32)),
     "non-linear transform 'bent'": warped,
     "without length": flattened,

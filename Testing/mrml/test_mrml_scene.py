@@ -127,7 +127,7 @@ sys.stdout.buffer.write(pickle.dumps(result))
 
 
 def test_saved_scene_opens_elsewhere(radiographs: list[Radiograph], scene: Any, tmp_path: Path) -> None:
-    ct = CTVolume(np.zeros((20, 20, 20), np.float32), np.diag([-0.7, -0.7, 2.5, 1.0]))
+    ct = CTVolume(np.full((20, 20, 20), -1000.0, np.float32), np.diag([-0.7, -0.7, 2.5, 1.0]))
     ct.hu[4:9, 3:6, 2:7] = 55.25
     chest = ct_to_node(ct, "chest")
     original = tmp_path / "private folder" / "patient.nrrd"

@@ -56,7 +56,7 @@ def read_ct(path: Path, series: str | None = None) -> CTVolume:
         raise SVDRRError(f"A series can only be chosen in a folder of DICOM slices, and {path} is a file.")
     with _itk_warnings_silenced():
         ct = _read_directory(path, series) if path.is_dir() else _read_file(path)
-    _check_hounsfield_units(ct.hu, path)
+    check_hounsfield_units(ct.hu, str(path))
     return ct
 
 
@@ -289,15 +289,16 @@ def _check_no_tilt(origins: NDArray[np.float64], normal: NDArray[np.float64], pi
 # What both have in common
 
 
-def _check_hounsfield_units(hu: NDArray[np.float32], path: Path) -> None:
+def check_hounsfield_units(hu: NDArray[np.float32], name: str) -> None:
+    """SVDRRError, in a sentence that begins with `name`, unless the voxels can be HU of a CT."""
     bad = hu.size - int(np.count_nonzero(np.isfinite(hu)))
     if bad:
-        raise SVDRRError(f"{path} holds {bad} NaN or infinite voxels; set them to -1000 (air) first.")
+        raise SVDRRError(f"{name} holds {bad} NaN or infinite voxels; set them to -1000 (air) first.")
     low, high = float(hu.min()), float(hu.max())
     if low < _AIR_BELOW_HU and high > _TISSUE_ABOVE_HU and max(-low, high) < _IMPLAUSIBLE_HU:
         return
     raise SVDRRError(
-        f"{path} is not in Hounsfield units: its values range from {low:g} to {high:g}, where a CT has air "
+        f"{name} is not in Hounsfield units: its values range from {low:g} to {high:g}, where a CT has air "
         "near -1000 and tissue from about -100 up; convert it first."
     )
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
 from svdrr.ct import CTVolume
+from svdrr.ct.io import check_hounsfield_units
 from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, voxels
 
@@ -20,16 +21,18 @@ _SEGMENTATION = "vtkMRMLSegmentationNode"
 
 
 def ct_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> CTVolume:
-    """A copy of a volume node's voxels, taken as HU, in the place where Slicer shows them.
+    """A copy of a volume node's voxels in HU, in the place where Slicer shows them.
 
-    Linear parent transforms go into ijk_to_ras. Raises SVDRRError for what is no 3-D scalar volume, for NaN
-    or infinite voxels, and under a non-linear transform.
+    Linear parent transforms go into ijk_to_ras. Raises SVDRRError for what is no 3-D scalar volume, for values
+    that cannot be HU, and under a non-linear transform.
     """
     array = voxels(node, "a CT volume")
     if min(array.shape) < 2:
         size = " x ".join(map(str, array.shape[::-1]))
         raise SVDRRError(f"'{node.GetName()}' is a single slice ({size} voxels); choose a CT volume.")
-    return CTVolume(np.array(array, np.float32), ijk_to_world(node))
+    ct = CTVolume(np.array(array, np.float32), ijk_to_world(node))
+    check_hounsfield_units(ct.hu, f"'{node.GetName()}'")
+    return ct
 
 
 def ct_to_node(

@@ -16,7 +16,7 @@ from svdrr.synthesis.configuration import load_configuration, make_scheduler
 from svdrr.synthesis.pipeline import SVDRRPipeline
 from svdrr.synthesis.training.export import export_model
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views, view_encodings
-from svdrr.synthesis.training.vae import train_vae
+from svdrr.synthesis.training.vae import sharpen_decoder, train_vae
 from svdrr.synthesis.training.vcdit import cache_latents, train_vcdit
 
 VAE_PHANTOMS = 320
@@ -54,6 +54,7 @@ def main() -> None:
     vcdit, encoder = train_vcdit(
         configuration, radiographs[:, 0], latents, encodings[each, chosen], directory / "train-vcdit", arguments.seed
     )
+    sharpen_decoder(configuration, vae, radiographs[each, chosen], latents, directory / "train-decoder", arguments.seed)
     pipeline = SVDRRPipeline(vae=vae, vcdit=vcdit, image_encoder=encoder, scheduler=make_scheduler(configuration))
     export_model(pipeline, configuration, radiographs, directory / "model")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from svdrr.synthesis.configuration import ModelConfiguration, make_vae
@@ -60,3 +60,40 @@ def _random_crops(radiographs: NDArray[np.uint16], count: int, generator: np.ran
         for index, (row, column) in zip(chosen, corners, strict=True)
     ]
     return np.stack(crops).astype(np.float32) / 65535.0
+
+
+def sharpen_decoder(
+    configuration: ModelConfiguration,
+    vae: AutoencoderKL,
+    radiographs: NDArray[np.uint16],
+    latents: NDArray[np.float32],
+    directory: Path,
+    seed: int,
+) -> None:
+    """Trains only the decoder of `vae` further, in place, on edges as well; the latents keep their meaning.
+
+    radiographs: (phantoms, views, pixels, pixels), 16 bit. latents: their scaled latents (phantoms, views,
+    channels, h, w).
+    """
+    schedule = configuration.training["decoder"]
+    flat_latents = latents.reshape(-1, *latents.shape[2:]) / vae.config.scaling_factor
+    flat = radiographs.reshape(-1, *radiographs.shape[2:])
+    factor = flat.shape[-1] // flat_latents.shape[-1]
+    crop = CROP_PIXELS // factor
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng((seed, step))
+        chosen = generator.integers(len(flat), size=schedule.batch_size)
+        corners = generator.integers(flat_latents.shape[-1] - crop + 1, size=(schedule.batch_size, 2))
+        codes = [flat_latents[i, :, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)]
+        pixels = [
+            flat[i, y * factor : y * factor + CROP_PIXELS, x * factor : x * factor + CROP_PIXELS]
+            for i, (y, x) in zip(chosen, corners, strict=True)
+        ]
+        truth = to_vae_range(torch.from_numpy(np.stack(pixels).astype(np.float32) / 65535.0), 1)
+        decoded = vae.decode(torch.from_numpy(np.stack(codes))).sample
+        edges = sum(functional.l1_loss(decoded.diff(dim=dim), truth.diff(dim=dim)) for dim in (-1, -2))
+        return functional.l1_loss(decoded, truth) + edges
+
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    train(decoder, loss_at, schedule, directory)
