@@ -22,7 +22,8 @@ bench: $(ENVIRONMENT)
 	$(BIN)/python Testing/benchmarks/bench_drr.py
 
 evaluate-demo: $(ENVIRONMENT)
-	$(BIN)/svdrr evaluate-demo
+	mkdir -p build
+	$(BIN)/svdrr evaluate-demo build/evaluation
 
 train-demo: $(ENVIRONMENT)
 	$(BIN)/python -m svdrr.synthesis.training .data/demo-128

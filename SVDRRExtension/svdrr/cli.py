@@ -86,13 +86,13 @@ def render(
     parse_views(views, (0.0, 0.0, 0.0))
     volume = read_ct(ct, series)
     poses = parse_views(views, volume.isocenter_ras)
-    source = f"CT with voxels SHA-256 {hashlib.sha256(volume.hu).hexdigest()}{', table removed' * table_removal}"
+    source = f"CT with voxels SHA-256 {hashlib.sha256(volume.hu.data).hexdigest()}{', table removed' * table_removal}"
     with _placed(whole_directory, outdir) as folder:
         if table_removal:
             with _working("Removing the table"):
                 volume = remove_table(volume).ct
         with _progress("Rendering", len(poses)) as advance:
-            entries = []
+            entries: list[dict[str, Any]] = []
             for radiograph, line_integrals in render_drrs(volume, poses, Detector.square(size), engine, source):
                 entries.append(_write_view(folder, len(entries), radiograph, line_integrals))
                 advance()

@@ -165,7 +165,7 @@ def test_help_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'vtk', 'vtkmodules', 'slicer', 'SimpleITK', 'numba', 'scipy', 'diffusers'}\n"
         "print(code, light, sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stderr.strip() == "0 [] []"
     for command in ("remove-table", "render", "synthesize", "enhance", "evaluate-demo", "demo"):
         assert command in done.stdout
@@ -174,7 +174,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_installed_command_says_its_version() -> None:
     command = Path(sys.executable).parent / "svdrr"
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"svdrr {__version__}\n", "")
 
 
@@ -594,7 +594,7 @@ def test_a_damaged_model(svdrr: Run, world: Path, models: Path, tmp_path: Path) 
 
 def test_bad_input_as_json_leaves_standard_output_empty() -> None:
     process = child("render", "missing.nrrd", "out", "--json")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     assert err == "svdrr: There is no file or folder missing.nrrd; check the path.\n"
 
@@ -605,9 +605,12 @@ def test_bad_input_as_json_leaves_standard_output_empty() -> None:
 def full_disk(svdrr: Run, folder: Path, size: int, path: Path, *arguments: object) -> None:
     before = contents(folder)
     with disk_full_after(size):
-        sentence = svdrr(*arguments).sentence
-    assert sentence.startswith(f"Cannot write {path}")
-    assert "File too large; nothing was written." in sentence
+        done = svdrr(*arguments)
+    assert (done.code, done.out) == (2, "")
+    lines = done.err.splitlines()
+    assert lines[-1] == f"svdrr: Cannot write {path}: File too large; nothing was written."
+    # The NIfTI and MetaImage libraries add a line of their own.
+    assert len(lines) == 1 or path.name.endswith((".nii", ".nii.gz", ".mha"))
     assert contents(folder) == before
 
 
@@ -644,12 +647,8 @@ def test_full_disk_while_removing_the_table(
 
 def test_full_disk_when_only_the_mask_is_left(svdrr: Run, world: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.nii"
-    with disk_full_after(4000):
-        done = svdrr("remove-table", world / "ct.nrrd", tmp_path / "out.nrrd", "--mask", mask)
-    assert (done.code, done.out) == (2, "")
-    # The NIfTI library may add a line of its own before.
-    assert done.err.splitlines()[-1] == f"svdrr: Cannot write {mask}: File too large; nothing was written."
-    assert not list(tmp_path.iterdir())
+    arguments = ("remove-table", world / "ct.nrrd", tmp_path / "out.nrrd", "--mask", mask)
+    full_disk(svdrr, tmp_path, 4000, mask, *arguments)
 
 
 @pytest.mark.parametrize("suffix", ["png", "nrrd"])
@@ -664,18 +663,18 @@ def test_full_disk_while_enhancing(svdrr: Run, world: Path, tmp_path: Path, suff
 def test_ctrl_c_leaves_nothing_behind(world: Path, tmp_path: Path) -> None:
     process = child("render", world / "ct.nrrd", tmp_path / "out", "--views", "hemisphere:5000", "--size", 128)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not any(path.name == "drr_00001.png" for path in tmp_path.rglob("*")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 20.0  # at once, on a machine that is not busy
     assert (out, err) == ("", "")
     assert not list(tmp_path.iterdir())
 
@@ -715,7 +714,7 @@ def test_paths_that_the_terminal_cannot_show(world: Path, tmp_path: Path) -> Non
         env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
         encoding="latin-1",
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert "Übung 1 \\u0142" in out
     assert read_radiograph(folder / "größer.png").pixels.shape == (96, 80)

@@ -48,7 +48,9 @@ class Synthesizer:
         self.model = find_model(model) if isinstance(model, str) else model
         disable_progress_bar()
         try:
-            pipeline = SVDRRPipeline.from_pretrained(self.model.folder, local_files_only=True, use_safetensors=True)
+            pipeline = SVDRRPipeline.from_pretrained(
+                self.model.folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+            )
         except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
             raise SVDRRError(
                 f"The model '{self.model.name}' cannot be loaded; files in {self.model.folder} are missing or damaged."
