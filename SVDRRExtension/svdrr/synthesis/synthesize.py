@@ -48,13 +48,14 @@ class Synthesizer:
         self.model = find_model(model) if isinstance(model, str) else model
         disable_progress_bar()
         try:
-            pipeline = SVDRRPipeline.from_pretrained(
-                self.model.folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
-            )
+            pipeline = SVDRRPipeline.from_pretrained(self.model.folder, local_files_only=True, use_safetensors=True)
         except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
             raise SVDRRError(
                 f"The model '{self.model.name}' cannot be loaded; files in {self.model.folder} are missing or damaged."
             ) from error
+        # Weights are stored in half precision, in which a CPU is slow.
+        for part in (pipeline.vae, pipeline.vcdit, pipeline.image_encoder):
+            part.float()
         self.pipeline = pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
         self._weights_sha256 = self.model.weights_sha256()
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -39,8 +38,10 @@ def export_model(
         "intended_use": "demonstration and software tests; not for diagnosis",
         "license": "Apache-2.0",
     }
+    for part in (pipeline.vae, pipeline.vcdit, pipeline.image_encoder):
+        part.half()
     with whole_directory(folder) as temporary:
-        pipeline.to(torch.float16).save_pretrained(temporary, safe_serialization=True)
+        pipeline.save_pretrained(temporary, safe_serialization=True)
         mean_views = np.round(radiographs[:, 1:37].mean(axis=0)).astype(np.uint16)
         save_file({"mean_views": mean_views}, temporary / MEAN_VIEWS_FILE)
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
