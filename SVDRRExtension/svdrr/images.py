@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from svdrr.ct.io import _itk_warnings_silenced, _nifti_is_whole, write_volume
+from svdrr.ct.io import itk_warnings_silenced, nifti_is_whole, write_volume
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_file
 from svdrr.geometry import View
@@ -115,9 +115,9 @@ def _described(pixels: NDArray[np.float32], texts: Mapping[str, str], path: Path
 
 def _read_with_itk(path: Path) -> Radiograph:
     try:
-        with _itk_warnings_silenced():
+        with itk_warnings_silenced():
             image = sitk.ReadImage(str(path))
-            if path.name.lower().endswith((".nii", ".nii.gz")) and not _nifti_is_whole(path):
+            if path.name.lower().endswith((".nii", ".nii.gz")) and not nifti_is_whole(path):
                 raise RuntimeError
     except RuntimeError:
         raise SVDRRError(f"'{path}' cannot be read as a radiograph; it may be damaged or of another type.") from None

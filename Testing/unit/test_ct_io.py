@@ -351,13 +351,20 @@ def test_shear_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("short_by", [None, 1, 4000])
 @pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
-def test_full_disk(tmp_path: Path, suffix: str) -> None:
-    """A real refusal by the kernel; ITK's NIfTI writer would call it a success."""
+def test_full_disk(tmp_path: Path, suffix: str, short_by: int | None) -> None:
+    """A real refusal by the kernel, early or in the last buffer; ITK calls some of these a success."""
+    limit = 65536
+    if short_by is not None:
+        noise = np.random.default_rng(0).normal(size=(32, 64, 64)).astype(np.float32)
+        write_volume(tmp_path / f"whole{suffix}", noise, np.eye(4))
+        limit = (tmp_path / f"whole{suffix}").stat().st_size - short_by
+        (tmp_path / f"whole{suffix}").unlink()
     path = tmp_path / f"ct{suffix}"
     path.write_bytes(b"old")
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
         "from svdrr.ct.io import write_volume\n"

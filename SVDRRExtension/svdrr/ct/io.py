@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,7 @@ def read_ct(path: Path, series: str | None = None) -> CTVolume:
         raise SVDRRError(f"There is no file or folder {path}; check the path.")
     if path.is_file() and series is not None:
         raise SVDRRError(f"A series can only be chosen in a folder of DICOM slices, and {path} is a file.")
-    with _itk_warnings_silenced():
+    with itk_warnings_silenced():
         ct = _read_directory(path, series) if path.is_dir() else _read_file(path)
     check_hounsfield_units(ct.hu, str(path))
     return ct
@@ -80,14 +81,14 @@ def write_volume(
     _place(image, ras_to_lps(ijk_to_ras))
     for name, value in (metadata or {}).items():
         image.SetMetaData(name, value)
-    with whole_file(path) as temporary, _itk_warnings_silenced():
+    with whole_file(path) as temporary, itk_warnings_silenced():
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            whole = not path.name.lower().endswith(_NIFTI_SUFFIXES) or _nifti_is_whole(temporary)
+            whole = not path.name.lower().endswith(_NIFTI_SUFFIXES) or nifti_is_whole(temporary)
         except RuntimeError:
             whole = False
+        _require_room_on_disk(temporary)
         if not whole:
-            _raise_reason_of_disk(temporary)
             raise SVDRRError(f"Cannot write {path}: SimpleITK failed; nothing was written.")
 
 
@@ -109,7 +110,7 @@ def _read_file(path: Path) -> CTVolume:
         if reader_io == "GDCMImageIO":
             _check_modality(_tag(reader, _MODALITY), path)
         _check_shape(reader, path)
-        if is_nifti and not _nifti_is_whole(path):
+        if is_nifti and not nifti_is_whole(path):
             raise SVDRRError(f"{path} is damaged or incomplete; export or copy it again.")
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
@@ -328,7 +329,7 @@ def _place(image: sitk.Image, ijk_to_lps: NDArray[np.float64]) -> None:
 
 
 @contextmanager
-def _itk_warnings_silenced() -> Iterator[None]:
+def itk_warnings_silenced() -> Iterator[None]:
     """ITK's warnings go to stderr and may quote a header; the switch is global, so it is put back."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -351,7 +352,7 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise SVDRRError(f"{path} is damaged or incomplete; export or copy it again.") from None
 
 
-def _nifti_is_whole(path: Path) -> bool:
+def nifti_is_whole(path: Path) -> bool:
     """Whether all voxels are there, for ITK reports neither a NIfTI cut short nor a disk that fills."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -368,7 +369,12 @@ def _nifti_is_whole(path: Path) -> bool:
         return False
 
 
-def _raise_reason_of_disk(file: Path) -> None:
-    """Let the disk itself say why ITK could not go on writing `file` (OSError), which ITK does not tell."""
+def _require_room_on_disk(file: Path) -> None:
+    """OSError with the disk's own reason if it is full: ITK does not tell, and takes a refused last buffer for written.
+
+    If a further MB fits behind the file, so did the file.
+    """
+    size = file.stat().st_size
     with file.open("ab") as handle:
         handle.write(bytes(1 << 20))
+    os.truncate(file, size)
