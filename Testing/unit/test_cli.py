@@ -649,7 +649,7 @@ def test_full_disk_while_removing_the_table(
 def test_full_disk_when_only_the_mask_is_left(svdrr: Run, world: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.nii"
     arguments = ("remove-table", world / "ct.nrrd", tmp_path / "out.nrrd", "--mask", mask)
-    full_disk(svdrr, tmp_path, 4000, mask, *arguments)
+    full_disk(svdrr, tmp_path, 24_000, mask, *arguments)
 
 
 @pytest.mark.parametrize("suffix", ["png", "nrrd"])

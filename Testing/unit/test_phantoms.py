@@ -57,7 +57,7 @@ def test_grid_is_axial_supine_and_near_the_origin(phantom: Phantom) -> None:
     assert phantom.labels.dtype == np.uint8
     assert phantom.labels.shape == phantom.ct.hu.shape
     np.testing.assert_array_equal(phantom.ct.ijk_to_ras[:3, :3], np.diag([-3.0, -3.0, 3.0]))
-    assert np.abs(phantom.ct.center_ras).max() <= 10
+    assert np.abs(phantom.ct.isocenter_ras).max() <= 10
 
 
 @pytest.mark.parametrize(

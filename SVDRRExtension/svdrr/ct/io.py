@@ -372,9 +372,9 @@ def nifti_is_whole(path: Path) -> bool:
 def _require_room_on_disk(file: Path) -> None:
     """OSError with the disk's own reason if it is full: ITK does not tell, and takes a refused last buffer for written.
 
-    If a further MB fits behind the file, so did the file.
+    If 16 kB more fit behind the file, so did its last buffer.
     """
     size = file.stat().st_size
     with file.open("ab") as handle:
-        handle.write(bytes(1 << 20))
+        handle.write(bytes(1 << 14))
     os.truncate(file, size)

@@ -1,0 +1,1 @@
+"""The main job, end to end, on a real chest CT and a real chest radiograph."""
