@@ -646,10 +646,13 @@ def test_full_disk_while_removing_the_table(
     full_disk(svdrr, tmp_path, 30000, same, "remove-table", same, same)
 
 
-def test_full_disk_when_only_the_mask_is_left(svdrr: Run, world: Path, tmp_path: Path) -> None:
+def test_full_disk_when_only_the_mask_is_left(svdrr: Run, tmp_path: Path) -> None:
+    """The CT is compressed to a few kB and fits, its uncompressed mask of 186 kB does not."""
+    fine = small_hu().repeat(3, axis=0).repeat(3, axis=1).repeat(3, axis=2)
+    write_volume(tmp_path / "ct.nrrd", fine, AFFINE @ np.diag([1 / 3, 1 / 3, 1 / 3, 1.0]))
     mask = tmp_path / "mask.nii"
-    arguments = ("remove-table", world / "ct.nrrd", tmp_path / "out.nrrd", "--mask", mask)
-    full_disk(svdrr, tmp_path, 24_000, mask, *arguments)
+    arguments = ("remove-table", tmp_path / "ct.nrrd", tmp_path / "out.nrrd", "--mask", mask)
+    full_disk(svdrr, tmp_path, 60_000, mask, *arguments)
 
 
 @pytest.mark.parametrize("suffix", ["png", "nrrd"])
