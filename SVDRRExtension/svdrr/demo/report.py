@@ -55,8 +55,8 @@ def write_report(
         [
             f"<h1>SVDRR demo</h1><p>Version {escape(report['versions']['svdrr'])}</p>",
             f'<p class="notice"><b>{SYNTHETIC_LABEL}.</b> Every image marked SYNTHETIC below was made up by a small '
-            f"demonstration model, <code>{escape(synthesis['model'])}</code>. It was trained on {_trained_on(synthesis)} "
-            "and has never seen a patient. What it shows of a real person is a guess in the style of its training "
+            f"demonstration model, <code>{escape(synthesis['model'])}</code>. It was trained on "
+            f"{escape(synthesis['trained_on'])}, and has never seen a patient. What it shows of a real person is a guess in the style of its training "
             "data: fine anatomy and any disease in it are not to be believed.</p>",
             "<h2>1. The table is removed from a real chest CT</h2>",
             f"<p>{escape(table['verdict'])} Voxels above −700 HU left outside the body: {table['residual_voxels']}; "
@@ -106,10 +106,6 @@ def write_report(
     )
 
 
-def _trained_on(synthesis: dict[str, Any]) -> str:
-    return escape(str(synthesis["trained_on"]))
-
-
 def _verdict(figures: dict[str, float], where: str) -> str:
     """Says in words whether the model earns its keep, whichever way it went."""
     sentences = []
@@ -131,7 +127,9 @@ def _metrics_table(figures: dict[str, float]) -> str:
 
 
 def _plain_table(first: str, second: str, entries: dict[str, Any]) -> str:
-    rows = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in entries.items())
+    rows = "".join(
+        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in entries.items()
+    )
     return f"<table><tr><th>{first}</th><th>{second}</th></tr>{rows}</table>"
 
 

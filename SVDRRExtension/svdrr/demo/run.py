@@ -203,5 +203,3 @@ def _save_scene(
     radiograph_to_node(radiograph, "Chest radiograph")
     views_to_sequence(radiograph_views, "Views from the chest radiograph")
     save_scene(path)
-
-
