@@ -56,7 +56,8 @@ def write_report(
             f"<h1>SVDRR demo</h1><p>Version {escape(report['versions']['svdrr'])}</p>",
             f'<p class="notice"><b>{SYNTHETIC_LABEL}.</b> Every image marked SYNTHETIC below was made up by a small '
             f"demonstration model, <code>{escape(synthesis['model'])}</code>. It was trained on "
-            f"{escape(synthesis['trained_on'])}, and has never seen a patient. What it shows of a real person is a guess in the style of its training "
+            f"{escape(synthesis['trained_on'])}, and has never seen a patient. "
+            "What it shows of a real person is a guess in the style of its training "
             "data: fine anatomy and any disease in it are not to be believed.</p>",
             "<h2>1. The table is removed from a real chest CT</h2>",
             f"<p>{escape(table['verdict'])} Voxels above −700 HU left outside the body: {table['residual_voxels']}; "
