@@ -168,7 +168,8 @@ def _unit_range(values: NDArray[np.floating], path: Path) -> NDArray[np.float32]
         raise SVDRRError(f"'{path}' has {count:,} pixels that are not numbers (NaN or infinite).")
     if values.min() < 0.0 or values.max() > 1.0:
         raise SVDRRError(
-            f"'{path}' has float values from {values.min():g} to {values.max():g}; a radiograph's lie in 0 to 1."
+            f"'{path}' has float values from {values.min():g} to {values.max():g}; a radiograph's lie in 0 to 1; "
+            "where they are line integrals from 'svdrr render', use the PNG of the same name."
         )
     return _checked(values.astype(np.float32), path)
 

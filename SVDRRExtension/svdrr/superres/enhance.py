@@ -29,7 +29,8 @@ def enhance(radiograph: Radiograph, method: str = "lanczos", scale: int = 2) -> 
     """
     check_method(method, scale)
     origin = radiograph.provenance
-    settings = {"Enhancement": f"{method} x{scale}", "EnhancedFrom": radiograph.pixels_sha256()}
+    earlier = f"{origin.settings['Enhancement']}, " if origin and "Enhancement" in origin.settings else ""
+    settings = {"Enhancement": f"{earlier}{method} x{scale}", "EnhancedFrom": radiograph.pixels_sha256()}
     provenance = (
         replace(origin, settings={**origin.settings, **settings})
         if origin

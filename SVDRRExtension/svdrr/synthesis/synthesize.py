@@ -85,7 +85,7 @@ class Synthesizer:
         )
         provenance = Provenance(
             method="VCDiT",
-            source=f"radiograph with pixels SHA-256 {radiograph.pixels_sha256()}",
+            source=f"{_kind(radiograph)} with pixels SHA-256 {radiograph.pixels_sha256()}",
             model=self.model.name,
             weights_sha256=self._weights_sha256,
             seed=sampling.seed,
@@ -100,3 +100,8 @@ class Synthesizer:
             Radiograph(image, detector.pixel_spacing_mm, View(pose, detector), provenance)
             for image, pose in zip(images, poses, strict=True)
         ]
+
+
+def _kind(radiograph: Radiograph) -> str:
+    """What a source image is, so that a view made from a computed image does not pass for one made from a real one."""
+    return f"computed image ({radiograph.provenance.method})" if radiograph.provenance else "radiograph"
