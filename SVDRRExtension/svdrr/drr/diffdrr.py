@@ -60,12 +60,13 @@ class DiffDRRRenderer:
     """DiffDRR behind the renderer interface. Rays end where the volume ends, not at the detector."""
 
     name = "diffdrr"
+    on_cpu_threads = False
 
     def __init__(self, volume: AttenuationVolume) -> None:
         self._volume = volume.cropped()
         self._mu = torch.from_numpy(self._volume.mu)
 
     @torch.no_grad()
-    def render(self, view: View) -> NDArray[np.float32]:
+    def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
         """Line integrals of μ, float32 (rows, columns), dimensionless."""
         return line_integrals(self._mu, self._volume.ijk_to_ras, view).numpy()

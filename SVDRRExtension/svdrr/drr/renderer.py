@@ -15,12 +15,19 @@ ENGINES = ("siddon", "diffdrr")
 
 
 class Renderer(Protocol):
-    """Renders views of the attenuation volume that it was made with."""
+    """Renders views of the attenuation volume that it was made with.
+
+    on_cpu_threads: whether `render` may run on several threads at once, and heeds `threads`.
+    """
 
     name: str
+    on_cpu_threads: bool
 
-    def render(self, view: View) -> NDArray[np.float32]:
-        """Line integrals of μ (dimensionless), float32 (rows, columns), row 0 at the top."""
+    def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
+        """Line integrals of μ (dimensionless), float32 (rows, columns), row 0 at the top.
+
+        threads: how many cores to use for this view; by default all.
+        """
         ...
 
 

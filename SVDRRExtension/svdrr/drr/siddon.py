@@ -1,4 +1,4 @@
-"""Exact radiological paths on the CPU, parallel over rays.
+"""Exact radiological paths on the CPU.
 
 R. L. Siddon, Med. Phys. 12(2), 1985, in the incremental form of J. Amanatides and A. Woo, Eurographics 1987.
 """
@@ -6,108 +6,109 @@ R. L. Siddon, Med. Phys. 12(2), 1985, in the incremental form of J. Amanatides a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 from svdrr.drr.attenuation import AttenuationVolume
+from svdrr.drr.parallel import TILE, over_rows
 from svdrr.geometry import View
 
 # Infinities mark the axes that a ray never crosses, so "ninf" and "nnan" must stay out of this set.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
-@njit(parallel=True, nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
-def _integrate(mu, source, corner, per_column, per_row, millimeters_per_voxel, image):  # type: ignore[no-untyped-def]
-    """Line integrals from `source` through every pixel; positions are voxel indices (i, j, k), mu is (k, j, i)."""
+@njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
+def _integrate(mu, source, corner, per_column, per_row, millimeters_per_voxel, image, first_row, end_row):  # type: ignore[no-untyped-def]
+    """Line integrals through the pixels of some rows; positions are voxel indices (i, j, k), mu is (k, j, i)."""
     size = (mu.shape[2], mu.shape[1], mu.shape[0])
     step_in_memory = (1, mu.shape[2], mu.shape[2] * mu.shape[1])
     values = mu.ravel()
-    rows, columns = image.shape
-    for pixel in prange(rows * columns):
-        row = pixel // columns
-        column = pixel - row * columns
-        direction = corner + column * per_column + row * per_row - source
-        enter, leave = 0.0, np.inf
-        for axis in range(3):
-            low, high = -0.5 - source[axis], size[axis] - 0.5 - source[axis]
-            if direction[axis] == 0.0:
-                if low > 0.0 or high < 0.0:
-                    leave = -1.0
-            else:
-                first, second = low / direction[axis], high / direction[axis]
-                enter = max(enter, min(first, second))
-                leave = min(leave, max(first, second))
-        if leave <= enter:
-            image[row, column] = 0.0
-            continue
+    crossing, between = np.empty(3), np.empty(3)
+    stride, left = np.empty(3, np.int64), np.empty(3, np.int64)
+    for tile in range(0, image.shape[1], TILE):
+        for row in range(first_row, end_row):
+            for column in range(tile, min(tile + TILE, image.shape[1])):
+                direction = corner + column * per_column + row * per_row - source
+                enter, leave = 0.0, np.inf
+                for axis in range(3):
+                    low, high = -0.5 - source[axis], size[axis] - 0.5 - source[axis]
+                    if direction[axis] == 0.0:
+                        if low > 0.0 or high < 0.0:
+                            leave = -1.0
+                    else:
+                        first, second = low / direction[axis], high / direction[axis]
+                        enter = max(enter, min(first, second))
+                        leave = min(leave, max(first, second))
+                if leave <= enter:
+                    image[row, column] = 0.0
+                    continue
 
-        crossing = np.empty(3)
-        between = np.empty(3)
-        stride = np.empty(3, np.int64)
-        left = np.empty(3, np.int64)
-        offset = 0
-        for axis in range(3):
-            index = int(np.floor(source[axis] + enter * direction[axis] + 0.5))
-            index = min(max(index, 0), size[axis] - 1)
-            offset += index * step_in_memory[axis]
-            if direction[axis] > 0.0:
-                crossing[axis] = (index + 0.5 - source[axis]) / direction[axis]
-                stride[axis], left[axis] = step_in_memory[axis], size[axis] - 1 - index
-            elif direction[axis] < 0.0:
-                crossing[axis] = (index - 0.5 - source[axis]) / direction[axis]
-                stride[axis], left[axis] = -step_in_memory[axis], index
-            else:
-                crossing[axis], stride[axis], left[axis] = np.inf, 0, 0
-            between[axis] = 1.0 / abs(direction[axis]) if direction[axis] != 0.0 else np.inf
+                offset = 0
+                for axis in range(3):
+                    index = int(np.floor(source[axis] + enter * direction[axis] + 0.5))
+                    index = min(max(index, 0), size[axis] - 1)
+                    offset += index * step_in_memory[axis]
+                    if direction[axis] > 0.0:
+                        crossing[axis] = (index + 0.5 - source[axis]) / direction[axis]
+                        stride[axis], left[axis] = step_in_memory[axis], size[axis] - 1 - index
+                    elif direction[axis] < 0.0:
+                        crossing[axis] = (index - 0.5 - source[axis]) / direction[axis]
+                        stride[axis], left[axis] = -step_in_memory[axis], index
+                    else:
+                        crossing[axis], stride[axis], left[axis] = np.inf, 0, 0
+                    between[axis] = 1.0 / abs(direction[axis]) if direction[axis] != 0.0 else np.inf
 
-        t0, t1, t2 = crossing
-        d0, d1, d2 = between
-        s0, s1, s2 = stride
-        n0, n1, n2 = left
-        total, position = 0.0, enter
-        while True:
-            if t0 <= t1 and t0 <= t2:
-                total += values[offset] * (t0 - position)
-                if n0 == 0:
-                    break
-                position, n0, offset, t0 = t0, n0 - 1, offset + s0, t0 + d0
-            elif t1 <= t2:
-                total += values[offset] * (t1 - position)
-                if n1 == 0:
-                    break
-                position, n1, offset, t1 = t1, n1 - 1, offset + s1, t1 + d1
-            else:
-                total += values[offset] * (t2 - position)
-                if n2 == 0:
-                    break
-                position, n2, offset, t2 = t2, n2 - 1, offset + s2, t2 + d2
-        x, y, z = direction
-        length = 0.0
-        for axis in range(3):
-            component = (
-                millimeters_per_voxel[axis, 0] * x
-                + millimeters_per_voxel[axis, 1] * y
-                + millimeters_per_voxel[axis, 2] * z
-            )
-            length += component * component
-        image[row, column] = total * np.sqrt(length)
+                t0, t1, t2 = crossing
+                d0, d1, d2 = between
+                s0, s1, s2 = stride
+                n0, n1, n2 = left
+                total, position = 0.0, enter
+                while True:
+                    if t0 <= t1 and t0 <= t2:
+                        total += values[offset] * (t0 - position)
+                        if n0 == 0:
+                            break
+                        position, n0, offset, t0 = t0, n0 - 1, offset + s0, t0 + d0
+                    elif t1 <= t2:
+                        total += values[offset] * (t1 - position)
+                        if n1 == 0:
+                            break
+                        position, n1, offset, t1 = t1, n1 - 1, offset + s1, t1 + d1
+                    else:
+                        total += values[offset] * (t2 - position)
+                        if n2 == 0:
+                            break
+                        position, n2, offset, t2 = t2, n2 - 1, offset + s2, t2 + d2
+                x, y, z = direction
+                length = 0.0
+                for axis in range(3):
+                    component = (
+                        millimeters_per_voxel[axis, 0] * x
+                        + millimeters_per_voxel[axis, 1] * y
+                        + millimeters_per_voxel[axis, 2] * z
+                    )
+                    length += component * component
+                image[row, column] = total * np.sqrt(length)
 
 
 class SiddonRenderer:
     """Exact line integrals by numba: the default on a CPU. Rays end where the volume ends, not at the detector."""
 
     name = "siddon"
+    on_cpu_threads = True
 
     def __init__(self, volume: AttenuationVolume) -> None:
         self._volume = volume.cropped()
         self._ras_to_ijk = np.linalg.inv(self._volume.ijk_to_ras)
 
-    def render(self, view: View) -> NDArray[np.float32]:
-        """Line integrals of μ, float32 (rows, columns), dimensionless."""
+    def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
+        """Line integrals of μ, float32 (rows, columns), dimensionless; on all cores unless `threads` says fewer."""
         source = self._ras_to_ijk @ np.append(view.pose.source_ras, 1.0)
         pixel_to_ijk = self._ras_to_ijk @ view.pixel_to_ras
         image = np.empty((view.detector.rows, view.detector.columns), np.float32)
-        _integrate(
+        over_rows(
+            _integrate,
+            threads,
             self._volume.mu,
             source[:3],
             np.ascontiguousarray(pixel_to_ijk[:3, 3]),
