@@ -259,6 +259,64 @@ def test_square_detector_covers_its_side_in_whole_pixels() -> None:
     np.testing.assert_allclose(last - first, 480.0 * LEFT, atol=1e-9)
 
 
+@quick
+@given(views())
+def test_detector_corners_are_half_a_pixel_outside(view: View) -> None:
+    corners = view.detector_corners_ras
+    rows, columns = view.detector.rows, view.detector.columns
+    row_mm, column_mm = view.detector.pixel_spacing_mm
+    right, down = view.pose.image_axes
+    # From the center, top left first, then clockwise as displayed.
+    expected = [
+        view.pose.detector_center_ras + x * right * columns * column_mm / 2.0 + y * down * rows * row_mm / 2.0
+        for x, y in [(-1, -1), (1, -1), (1, 1), (-1, 1)]
+    ]
+    assert corners.shape == (4, 3)
+    np.testing.assert_allclose(corners, expected, atol=1e-6)
+
+
+def test_detector_corners_of_a_pa_view_in_numbers() -> None:
+    corners = View(CArmPose(), Detector(4, 10, (3.0, 2.0))).detector_corners_ras
+    # The patient's right is on the left of the image, the head is up, the detector 200 mm anterior.
+    expected = [[10.0, 200.0, 6.0], [-10.0, 200.0, 6.0], [-10.0, 200.0, -6.0], [10.0, 200.0, -6.0]]
+    np.testing.assert_allclose(corners, expected, atol=1e-9)
+
+
+@quick
+@given(views(), st.lists(st.tuples(st.floats(-100.0, 2100.0), st.floats(-100.0, 2100.0)), min_size=1, max_size=5))
+def test_detector_positions_are_the_pixels_under_pixel_to_ras(view: View, pixels: list[tuple[float, float]]) -> None:
+    positions = view.detector_positions(pixels)
+    assert positions.shape == (len(pixels), 3)
+    for position, (column, row) in zip(positions, pixels, strict=True):
+        np.testing.assert_allclose(position, (view.pixel_to_ras @ [column, row, 0.0, 1.0])[:3], atol=1e-9)
+
+
+@quick
+@given(views(), st.tuples(coordinates, coordinates), st.floats(0.0, 5000.0) | st.just(0.0))
+def test_points_beside_and_behind_the_source_have_no_pixel(
+    view: View, offset: tuple[float, float], behind: float
+) -> None:
+    right, down = view.pose.image_axes
+    source, n = view.pose.source_ras, view.pose.detector_direction
+    # Next to the poles the axes are right-angled to 1e-6 only: in the plane is meant on the central ray.
+    beside = offset[0] * right + offset[1] * down if behind > 0.01 else 0.0
+    point = source - behind * n + beside
+    mirrored = source + 10.0 * n + beside
+    pixels = view.project([point, mirrored])
+    assert np.isnan(pixels[0]).all()
+    assert np.isfinite(pixels[1]).all()
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (300.0, 0.0), (0.0, -300.0), (70.0, 20.0)])
+@pytest.mark.parametrize("angles", [(0.0, 0.0), (90.0, 0.0), (33.0, 21.0), (-120.0, -64.0)])
+def test_points_in_the_plane_of_the_source_have_no_pixel(
+    angles: tuple[float, float], offset: tuple[float, float]
+) -> None:
+    view = View(CArmPose(*angles, isocenter_ras=(120.0, -340.0, 977.0)), Detector.square(64))
+    right, down = view.pose.image_axes
+    assert np.isnan(view.project(view.pose.source_ras + offset[0] * right + offset[1] * down)).all()
+
+
 # --- Inverse, names, borders -------------------------------------------------------------------------------
 
 

@@ -232,12 +232,22 @@ def test_views_survive_json_bit_by_bit(pose: CArmPose, rows: int, columns: int, 
     assert read.detector == view.detector
 
 
-def test_view_json_carries_its_matrices_for_other_readers() -> None:
+def test_view_json_carries_matrices_and_positions_for_other_readers() -> None:
     view = View(CArmPose(20.0, 10.0, ISOCENTER), Detector(30, 40, (2.0, 3.0)))
     entry = json.loads(json.dumps(view_to_json(view)))
     np.testing.assert_array_equal(entry["pixel_to_ras"], view.pixel_to_ras)
     np.testing.assert_array_equal(entry["projection_matrix"], view.projection_matrix)
     np.testing.assert_array_equal(entry["source_ras_mm"], view.pose.source_ras)
+    np.testing.assert_array_equal(entry["detector_corners_ras_mm"], view.detector_corners_ras)
+
+
+@pytest.mark.parametrize("corners", [None, [[0.0, 0.0, 0.0]] * 4, "somewhere"])
+def test_what_follows_from_pose_and_detector_is_derived_anew(corners: Any) -> None:
+    view = View(CArmPose(20.0, 10.0, ISOCENTER), Detector(30, 40, (2.0, 3.0)))
+    entry = view_to_json(view)
+    derived = ("source_ras_mm", "detector_corners_ras_mm", "pixel_to_ras", "projection_matrix")
+    assert view_from_json({**entry, **dict.fromkeys(derived, corners)}) == view
+    assert view_from_json({key: value for key, value in entry.items() if key not in derived}) == view
 
 
 def test_view_files_can_be_read_as_poses(tmp_path: Path) -> None:

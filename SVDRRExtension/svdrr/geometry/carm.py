@@ -21,6 +21,9 @@ SUPERIOR = np.array([0.0, 0.0, 1.0])
 SOURCE_TO_ISOCENTER_MM = 1800.0
 SOURCE_TO_DETECTOR_MM = 2000.0
 
+# Depth in front of the source, as a part of the source-to-detector distance, that counts as none.
+_IN_SOURCE_PLANE = 1e-9
+
 
 @dataclass(frozen=True)
 class CArmPose:
@@ -179,8 +182,31 @@ class View:
         extrinsic = np.column_stack([rotation, -rotation @ self.pose.source_ras])
         return np.asarray(intrinsic @ extrinsic)
 
+    @property
+    def detector_corners_ras(self) -> NDArray[np.float64]:
+        """Outer corners of the outer pixels (4, 3), RAS mm: top left, top right, bottom right, bottom left.
+
+        Left and top are those of the image as it is displayed: half a pixel outside of pixel (0, 0)'s center.
+        """
+        right, bottom = self.detector.columns - 0.5, self.detector.rows - 0.5
+        return self.detector_positions([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+
+    def detector_positions(self, pixels: ArrayLike) -> NDArray[np.float64]:
+        """Points (N, 3) on the detector plane, RAS mm, of pixel coordinates (N, 2), (column, row)."""
+        points = np.atleast_2d(np.asarray(pixels, float))
+        in_plane = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
+        return np.asarray((in_plane @ self.pixel_to_ras.T)[:, :3])
+
     def project(self, points_ras: ArrayLike) -> NDArray[np.float64]:
-        """Pixel coordinates (N, 2), (column, row), of points (N, 3) in RAS mm in front of the source."""
+        """Pixel coordinates (N, 2), (column, row), of points (N, 3) in RAS mm.
+
+        A point beside or behind the source, where no ray goes, has the coordinates NaN: the projection matrix alone
+        would put its mirror image on the detector (Hartley and Zisserman, Multiple View Geometry, 6.2.3). A point
+        outside of the detector's area has coordinates outside of its pixels.
+        """
         points = np.atleast_2d(np.asarray(points_ras, float))
         homogeneous = np.column_stack([points, np.ones(len(points))]) @ self.projection_matrix.T
-        return np.asarray(homogeneous[:, :2] / homogeneous[:, 2:])
+        # Nearer to the source's plane than rounding can tell from lying in it.
+        depth = homogeneous[:, 2:]
+        in_front = depth > _IN_SOURCE_PLANE * self.pose.source_to_detector_mm
+        return np.asarray(homogeneous[:, :2] / np.where(in_front, depth, np.nan))

@@ -100,20 +100,24 @@ def pose_from_json(entry: dict[str, Any], isocenter_ras: Isocenter) -> CArmPose:
 
 
 def view_to_json(view: View) -> dict[str, Any]:
-    """The pose, the detector, and the matrices that follow from them, for readers without this library."""
+    """The pose, the detector, and the matrices and positions that follow from them, for readers without this library.
+
+    The detector's corners, RAS mm, are in the order of `View.detector_corners_ras`.
+    """
     return {
         **pose_to_json(view.pose),
         "rows": view.detector.rows,
         "columns": view.detector.columns,
         "pixel_spacing_mm": list(view.detector.pixel_spacing_mm),
         "source_ras_mm": view.pose.source_ras.tolist(),
+        "detector_corners_ras_mm": view.detector_corners_ras.tolist(),
         "pixel_to_ras": view.pixel_to_ras.tolist(),
         "projection_matrix": view.projection_matrix.tolist(),
     }
 
 
 def view_from_json(entry: dict[str, Any]) -> View:
-    """Inverse of `view_to_json`; the matrices are derived anew."""
+    """Inverse of `view_to_json`; matrices and positions are derived anew."""
     row_mm, column_mm = map(float, entry["pixel_spacing_mm"])
     detector = Detector(int(entry["rows"]), int(entry["columns"]), (row_mm, column_mm))
     return View(pose_from_json(entry, (0.0, 0.0, 0.0)), detector)
@@ -121,7 +125,10 @@ def view_from_json(entry: dict[str, Any]) -> View:
 
 def views_document(views: Sequence[dict[str, Any]]) -> str:
     """The text of a views JSON file from entries of `pose_to_json` or `view_to_json`."""
-    frame = "RAS, mm; angles are DICOM positioner angles in degrees; pixel coordinates are (column, row)"
+    frame = (
+        "RAS, mm; angles are DICOM positioner angles in degrees; pixel coordinates are (column, row); "
+        "detector corners are top left, top right, bottom right, bottom left"
+    )
     return json.dumps({"format": FORMAT, "frame": frame, "views": list(views)}, indent=1)
 
 

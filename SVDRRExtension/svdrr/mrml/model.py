@@ -15,14 +15,14 @@ _LINES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1))
 
 
 def view_to_model(view: View, name: str, node: slicer.vtkMRMLModelNode | None = None) -> slicer.vtkMRMLModelNode:
-    """Show source and detector as a pyramid of lines, RAS mm; points: the source, then the detector's corners."""
+    """Show source and detector as a pyramid of lines, RAS mm.
+
+    Points: the source, then the detector's corners in the order of `View.detector_corners_ras`.
+    """
     check_output(_MODEL, node)
-    right, bottom = view.detector.columns - 0.5, view.detector.rows - 0.5
-    corners = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
-    on_detector = np.column_stack([corners, np.zeros(4), np.ones(4)]) @ view.pixel_to_ras.T
 
     points = vtk.vtkPoints()
-    points.SetData(numpy_to_vtk(np.vstack([view.pose.source_ras, on_detector[:, :3]]), deep=True))
+    points.SetData(numpy_to_vtk(np.vstack([view.pose.source_ras, view.detector_corners_ras]), deep=True))
     lines = vtk.vtkCellArray()
     for line in _LINES:
         lines.InsertNextCell(2, line)
