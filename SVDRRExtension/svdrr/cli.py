@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svdrr import __version__
+from svdrr.dataset.cli import app as dataset_app
 from svdrr.errors import SVDRRError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Novel X-ray views from one radiograph, DRRs from CT, table removal. Synthetic images: not for diagnosis.",
 )
+app.add_typer(dataset_app, name="dataset")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on standard output.")]
 Series = Annotated[str | None, typer.Option(help="Which DICOM series of a folder: its number or SeriesInstanceUID.")]
