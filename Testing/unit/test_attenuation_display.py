@@ -9,25 +9,37 @@ from hypothesis import strategies as st
 
 from svdrr.ct import CTVolume
 from svdrr.drr import AttenuationVolume, attenuation, from_display, make_renderer, to_display
-from svdrr.drr.attenuation import EFFECTIVE_ENERGY_KEV, water_attenuation_per_mm
+from svdrr.drr.attenuation import EFFECTIVE_ENERGY_KEV
+from svdrr.drr.display import WINDOWS, apply_window, remove_window
+from svdrr.drr.materials import CT_ENERGY_KEV, attenuation_per_mm
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
 
 # No deadline: on a busy machine one slow example is no failure.
 quick = settings(max_examples=100, deadline=None)
 
-# Mass attenuation of liquid water, mu/rho in cm²/g at photon energies in keV, as published in NIST's X-Ray
-# Mass Attenuation Coefficients, table 4. Water weighs 1 g/cm³, so these are linear attenuations in 1/cm.
-NIST_WATER = {
-    20.0: 8.096e-1,
-    30.0: 3.756e-1,
-    40.0: 2.683e-1,
-    50.0: 2.269e-1,
-    60.0: 2.059e-1,
-    80.0: 1.837e-1,
-    100.0: 1.707e-1,
-    150.0: 1.505e-1,
+# Mass attenuation, mu/rho in cm²/g at photon energies in keV, as published in NIST's X-Ray Mass Attenuation
+# Coefficients, tables 3 and 4, and the densities of its tables 1 and 2 in g/cm³.
+NIST_KEV = np.array([10, 15, 20, 30, 40, 50, 60, 80, 100, 150])
+NIST = {
+    "water": [5.329, 1.673, 0.8096, 0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505],
+    "cortical bone": [28.51, 9.032, 4.001, 1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855, 0.1480],
+    "aluminum": [26.23, 7.955, 3.441, 1.128, 0.5685, 0.3681, 0.2778, 0.2018, 0.1704, 0.1378],
 }
+DENSITY = {"water": 1.0, "cortical bone": 1.92, "aluminum": 2.699}
+
+# The same between the table's energies, from an independent tabulation: W. T. Elam, B. D. Ravel and J. R. Sieber,
+# Radiat. Phys. Chem. 63(2), 2002, through the package xraydb, with ICRU-44's composition of cortical bone.
+ELAM_KEV = np.array([12, 17, 25, 35, 45, 55, 70, 73, 90, 120, 135])
+ELAM = {
+    "water": [3.126, 1.203, 0.5082, 0.3075, 0.2436, 0.2149, 0.1929, 0.1898, 0.1766, 0.1614, 0.1556],
+    "cortical bone": [17.03, 6.33, 2.158, 0.9061, 0.5189, 0.3601, 0.257, 0.245, 0.2008, 0.1656, 0.1557],
+    "aluminum": [15.34, 5.513, 1.836, 0.7696, 0.4466, 0.3151, 0.2301, 0.2202, 0.1833, 0.1533, 0.1446],
+}
+
+
+def nist_per_mm(material: str, energy_kev: float) -> float:
+    return NIST[material][NIST_KEV.tolist().index(energy_kev)] * DENSITY[material] / 10.0
 
 
 def ct_of(*hu: float) -> CTVolume:
@@ -37,37 +49,99 @@ def ct_of(*hu: float) -> CTVolume:
 # --- Attenuation -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("energy_kev", "per_cm"), NIST_WATER.items())
-def test_water_has_its_published_attenuation(energy_kev: float, per_cm: float) -> None:
-    assert water_attenuation_per_mm(energy_kev) == pytest.approx(per_cm / 10.0, rel=1e-9)
+@pytest.mark.parametrize("material", NIST)
+def test_materials_have_their_published_attenuation(material: str) -> None:
+    expected = np.array(NIST[material]) * DENSITY[material] / 10.0
+    np.testing.assert_allclose(attenuation_per_mm(material, NIST_KEV), expected, rtol=1e-9)
 
 
-def test_attenuation_falls_with_energy_and_convexly_in_log_log() -> None:
-    energies = np.geomspace(20.0, 150.0, 200)
-    logs = np.log([water_attenuation_per_mm(energy) for energy in energies])
-    assert (np.diff(logs) < 0.0).all()
-    assert (np.diff(logs, 2) > -1e-9).all()
+@pytest.mark.parametrize("material", ELAM)
+def test_materials_between_the_energies_of_the_table(material: str) -> None:
+    expected = np.array(ELAM[material]) * DENSITY[material] / 10.0
+    np.testing.assert_allclose(attenuation_per_mm(material, ELAM_KEV), expected, rtol=3e-3)
+
+
+@pytest.mark.parametrize("material", NIST)
+def test_attenuation_falls_with_energy(material: str) -> None:
+    assert (np.diff(attenuation_per_mm(material, np.linspace(10.0, 150.0, 1000))) < 0.0).all()
 
 
 def test_default_beam_is_a_chest_beam() -> None:
     # Between the neighbours that NIST tabulates: a default in cm, or at the tube voltage, would be outside.
-    assert NIST_WATER[80.0] < 10.0 * water_attenuation_per_mm() < NIST_WATER[60.0]
-    assert water_attenuation_per_mm() == water_attenuation_per_mm(EFFECTIVE_ENERGY_KEV)
+    (mu,) = attenuation(ct_of(0.0)).mu.ravel()
+    assert nist_per_mm("water", 80) < mu < nist_per_mm("water", 60)
+    # RQA 9: 11.6 mm of aluminum halve it.
+    assert np.exp(-11.6 * attenuation_per_mm("aluminum", EFFECTIVE_ENERGY_KEV)) == pytest.approx(0.5, abs=0.005)
 
 
-@pytest.mark.parametrize("energy_kev", [19.999, 150.001, 0.0, -60.0, np.nan, np.inf])
+@pytest.mark.parametrize("energy_kev", [9.999, 150.001, 0.0, -60.0, np.nan, np.inf])
 def test_energies_outside_the_table_are_refused(energy_kev: float) -> None:
-    with pytest.raises(SVDRRError, match="20 to 150 keV"):
-        water_attenuation_per_mm(energy_kev)
-    with pytest.raises(SVDRRError, match="20 to 150 keV"):
+    with pytest.raises(SVDRRError, match="10 to 150 keV"):
+        attenuation_per_mm("aluminum", [60.0, energy_kev])
+    with pytest.raises(SVDRRError, match="10 to 150 keV"):
         attenuation(ct_of(0.0), energy_kev)
 
 
 @pytest.mark.parametrize("energy_kev", [30.0, EFFECTIVE_ENERGY_KEV, 120.0])
 def test_hounsfield_units_scale_water(energy_kev: float) -> None:
-    water = water_attenuation_per_mm(energy_kev)
+    water = attenuation_per_mm("water", energy_kev)
     mu = attenuation(ct_of(0.0, 1000.0, -500.0, 3000.0), energy_kev).mu.ravel()
     np.testing.assert_allclose(mu, water * np.array([1.0, 2.0, 0.5, 4.0]), rtol=1e-6)
+
+
+# --- Water and bone ----------------------------------------------------------------------------------------
+
+BONE_HU = 1000.0 * float(attenuation_per_mm("cortical bone", 70.0) / attenuation_per_mm("water", 70.0) - 1.0)
+hounsfield = st.floats(-1024.0, 4000.0, width=32)
+energies = st.floats(10.0, 150.0)
+
+
+def mu_of(hu: float, energy_kev: float, material: str) -> float:
+    return float(attenuation(ct_of(hu), energy_kev, material).mu[0, 0, 0])
+
+
+@pytest.mark.parametrize("energy_kev", [20, 40, 60, 100, 150])
+def test_bone_attenuates_as_nist_says(energy_kev: int) -> None:
+    bone = nist_per_mm("cortical bone", energy_kev)
+    assert mu_of(BONE_HU, energy_kev, "water-bone") == pytest.approx(bone, rel=1e-5)
+    # Half of it, in dense soft tissue: in the middle between 100 HU and the bone's.
+    half = (1.1 * nist_per_mm("water", energy_kev) + bone) / 2.0
+    assert mu_of((100.0 + BONE_HU) / 2.0, energy_kev, "water-bone") == pytest.approx(half, rel=1e-5)
+    # What attenuates the CT's photons twice as much is twice as dense.
+    assert mu_of(1000.0 + 2.0 * BONE_HU, energy_kev, "water-bone") == pytest.approx(2.0 * bone, rel=1e-5)
+
+
+@quick
+@given(st.floats(-1024.0, 100.0, width=32), energies)
+def test_soft_tissue_is_water_in_both_models(hu: float, energy_kev: float) -> None:
+    assert mu_of(hu, energy_kev, "water-bone") == pytest.approx(mu_of(hu, energy_kev, "water"), rel=1e-5)
+
+
+@quick
+@given(hounsfield)
+def test_at_the_energy_of_the_ct_the_models_agree(hu: float) -> None:
+    assert mu_of(hu, CT_ENERGY_KEV, "water-bone") == pytest.approx(mu_of(hu, CT_ENERGY_KEV, "water"), rel=2e-6)
+
+
+@quick
+@given(hounsfield, st.floats(0.0, 500.0), energies)
+def test_water_and_bone_are_monotone_and_continuous(hu: float, step: float, energy_kev: float) -> None:
+    first, second = (mu_of(value, energy_kev, "water-bone") for value in (hu, hu + step))
+    steepest = attenuation_per_mm("cortical bone", energy_kev) / 1000.0
+    assert -1e-6 * first <= second - first <= step * steepest + 1e-5 * second
+
+
+def test_bone_weighs_more_below_the_energy_of_the_ct_and_less_above() -> None:
+    assert mu_of(800.0, 40.0, "water-bone") > 1.2 * mu_of(800.0, 40.0, "water")
+    assert mu_of(800.0, 120.0, "water-bone") < 0.95 * mu_of(800.0, 120.0, "water")
+
+
+def test_unknown_materials_are_refused() -> None:
+    with pytest.raises(SVDRRError, match="Unknown material model 'lead'; choose one of: water, water-bone"):
+        attenuation(ct_of(0.0), 60.0, "lead")
+
+
+# --- Air ---------------------------------------------------------------------------------------------------
 
 
 def test_air_and_below_is_exactly_nothing() -> None:
@@ -194,3 +268,52 @@ def test_display_keeps_shape_and_input() -> None:
     given_values = np.full((3, 4, 2), 2.0, np.float32)
     assert to_display(given_values).shape == from_display(given_values / 4.0).shape == (3, 4, 2)
     assert (given_values == 2.0).all()
+
+
+def test_white_comes_back_finite() -> None:
+    white, before = from_display(np.array([1.0, 1.0 - 2.0**-24]))
+    assert white == before == pytest.approx(5.0 * 24.0 * np.log(2.0), rel=1e-6)
+    assert to_display(np.array([white]))[0] < 1.0
+
+
+# --- Windows -----------------------------------------------------------------------------------------------
+
+
+def test_the_full_window_is_the_display_mapping() -> None:
+    gray = to_display(np.linspace(0.0, 40.0, 1001))
+    np.testing.assert_array_equal(apply_window(gray, "full"), gray)
+    np.testing.assert_array_equal(remove_window(gray, "full"), gray)
+
+
+@pytest.mark.parametrize("window", sorted(set(WINDOWS) - {"full"}))
+def test_windows_run_from_black_to_white_between_their_line_integrals(window: str) -> None:
+    lower, upper = WINDOWS[window]
+    shown = apply_window(to_display(np.array([0.0, lower, upper, 2.0 * upper])), window)
+    np.testing.assert_allclose(shown, [0.0, 0.0, 1.0, 1.0], atol=1e-6)
+    assert shown.min() >= 0.0
+    assert shown.max() <= 1.0
+    middle = np.array([(1.0 - np.exp(-lower / 5.0) + 1.0 - np.exp(-upper / 5.0)) / 2.0])
+    assert apply_window(middle, window)[0] == pytest.approx(0.5, abs=1e-6)
+
+
+@quick
+@given(st.sampled_from(sorted(WINDOWS)), st.floats(0.0, 1.0, width=32))
+def test_windows_round_trip(window: str, shown: float) -> None:
+    gray = remove_window(np.array([shown]), window)
+    assert apply_window(gray, window)[0] == pytest.approx(shown, abs=1e-6)
+
+
+def test_what_a_window_clips_comes_back_as_its_limits() -> None:
+    gray = to_display(np.array([0.1, 30.0]))
+    back = from_display(remove_window(apply_window(gray, "bone"), "bone"))
+    np.testing.assert_allclose(back, WINDOWS["bone"], rtol=1e-5)
+
+
+def test_noise_in_air_is_black() -> None:
+    assert apply_window(to_display(np.array([-0.1])), "full")[0] == 0.0
+
+
+def test_unknown_windows_are_refused() -> None:
+    for function in (apply_window, remove_window):
+        with pytest.raises(SVDRRError, match="Unknown display window 'lung'; choose one of: full, chest"):
+            function(np.zeros((2, 2)), "lung")
