@@ -3,9 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
+PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench evaluate-demo train-demo clean
+.PHONY: demo test lint bench-drr evaluate-demo train-demo clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -18,8 +19,9 @@ lint: $(ENVIRONMENT)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(ENVIRONMENT)
-	$(BIN)/python Testing/benchmarks/bench_drr.py
+# Flags go in BENCH_DRR, such as: make bench-drr BENCH_DRR='--quick --json FILE'
+bench-drr: $(ENVIRONMENT) $(PEERS)
+	$(BIN)/python Testing/benchmarks/bench_drr.py $(BENCH_DRR)
 
 evaluate-demo: $(ENVIRONMENT)
 	mkdir -p build
@@ -38,6 +40,12 @@ $(ENVIRONMENT): pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(PIP) uninstall --yes torchvision
 	@touch $@
+
+# The benchmark goes on without the renderers of other projects that cannot be installed, and says so.
+$(PEERS): Testing/benchmarks/requirements-peers.txt
+	@echo "Installing plastimatch and RTK for comparison into build/bench-env."
+	@$(PYTHON) -m venv build/bench-env
+	@build/bench-env/bin/python -m pip --quiet --quiet --disable-pip-version-check install -r $< && touch $@ || true
 
 # Trained weights and their data in .data stay: they cost hours.
 clean:

@@ -50,7 +50,7 @@ def _subject(volume: AttenuationVolume, device: torch.device) -> Subject:
 
 
 class NanoDRRRenderer:
-    """nanodrr behind the renderer interface: on CUDA where torch finds it, else on the CPU.
+    """nanodrr behind the renderer interface: on `device`, by default CUDA where torch finds it, else the CPU.
 
     It interpolates between voxel centers, so that edges are softer than the exact engines', by up to a voxel.
     Rays start at the source, also inside the volume, and end where the volume ends, not at the detector.
@@ -59,9 +59,9 @@ class NanoDRRRenderer:
     name = "nanodrr"
     on_cpu_threads = False
 
-    def __init__(self, volume: AttenuationVolume) -> None:
+    def __init__(self, volume: AttenuationVolume, device: str | None = None) -> None:
         volume = volume.cropped()
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._subject = _subject(volume, self._device)
         self._samples = max(LEAST_SAMPLES, max(volume.mu.shape) + 1)
         faces_ijk = ((-1.0, float(size)) for size in reversed(volume.mu.shape))
