@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from svdrr.dataset.discover import Source
@@ -23,6 +24,7 @@ MAX_RETRIES = 3
 """How often a CT is begun again when its worker has died."""
 
 _MOST_CPUS_PER_CT = 4
+_STARTS = 3  # Ray gives up after 30 s, which a busy computer needs for its first start.
 _DIED = f"The worker died {MAX_RETRIES + 1} times over this CT, perhaps for lack of memory."
 
 
@@ -80,6 +82,9 @@ def _connected(address: str) -> Iterator[Any]:
     # Read by Ray on import: it must not report home, nor look at how this process was started.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    if address == "local":
+        # Ray's switch for systems with a firewall: all of it listens on the loopback address alone.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as error:
@@ -92,11 +97,13 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         try:
             _connect(ray, address, temporary)
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError, ImportError) as error:
+        except Exception as error:  # Ray raises no narrower one where its processes do not start.
             raise SVDRRError(
                 f"Cannot reach the Ray cluster '{address}' ({type(error).__name__}); is it running?"
             ) from None
-        yield ray
+        # Ray reports workers that died on standard output, where a machine may read the result.
+        with redirect_stdout(sys.stderr):
+            yield ray
     finally:
         ray.shutdown()
         if temporary is not None:
@@ -107,8 +114,14 @@ def _connect(ray: Any, address: str, temporary: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         # Two workers at least, so that one dying does not stop the other.
-        cpus = max(2, core_count())
-        local: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "_temp_dir": temporary, "include_dashboard": False}
-        ray.init(address="local", num_cpus=cpus, **local, **quiet)
+        local: dict[str, Any] = {"num_cpus": max(2, core_count()), "_temp_dir": temporary, "include_dashboard": False}
+        for start in range(1, _STARTS + 1):
+            try:
+                ray.init(address="local", _node_ip_address="127.0.0.1", **local, **quiet)
+                return
+            except Exception:
+                ray.shutdown()
+                if start == _STARTS:
+                    raise
     else:
         ray.init(address=address, **quiet)
