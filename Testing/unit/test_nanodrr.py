@@ -198,9 +198,6 @@ def test_bands_of_rows_do_not_change_the_image(monkeypatch: pytest.MonkeyPatch) 
 def test_only_what_lies_in_front_of_the_source_counts() -> None:
     ijk_to_ras = affine((21, 21, 21), np.eye(3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     volume = AttenuationVolume(np.ones((21, 21, 21), np.float32), ijk_to_ras)
-    inside = View(CArmPose(35.0, 25.0, (0.0, 0.0, 0.0), 3.0, 100.0), Detector(5, 7, (9.0, 8.0)))
-    expected = box_chords(inside, ijk_to_ras, (-0.5,) * 3, (20.5,) * 3)
-    np.testing.assert_allclose(NanoDRRRenderer(volume).render(inside), expected, rtol=0.02)
     behind = View(CArmPose(0.0, 0.0, (0.0, 500.0, 0.0), 100.0, 200.0), Detector(5, 5, (1.0, 1.0)))
     assert not NanoDRRRenderer(volume).render(behind).any()
 

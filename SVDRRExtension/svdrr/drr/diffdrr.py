@@ -63,10 +63,12 @@ class DiffDRRRenderer:
     on_cpu_threads = False
 
     def __init__(self, volume: AttenuationVolume) -> None:
+        self._whole = volume
         self._volume = volume.cropped()
         self._mu = torch.from_numpy(self._volume.mu)
 
     @torch.no_grad()
     def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
         """Line integrals of μ, float32 (rows, columns), dimensionless."""
+        self._whole.require_outside(view.pose.source_ras)
         return line_integrals(self._mu, self._volume.ijk_to_ras, view).numpy()

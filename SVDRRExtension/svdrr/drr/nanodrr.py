@@ -53,13 +53,14 @@ class NanoDRRRenderer:
     """nanodrr behind the renderer interface: on `device`, by default CUDA where torch finds it, else the CPU.
 
     It interpolates between voxel centers, so that edges are softer than the exact engines', by up to a voxel.
-    Rays start at the source, also inside the volume, and end where the volume ends, not at the detector.
+    Rays start at the source and end where the volume ends, not at the detector.
     """
 
     name = "nanodrr"
     on_cpu_threads = False
 
     def __init__(self, volume: AttenuationVolume, device: str | None = None) -> None:
+        self._whole = volume
         volume = volume.cropped()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._subject = _subject(volume, self._device)
@@ -70,6 +71,7 @@ class NanoDRRRenderer:
     @torch.no_grad()
     def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
         """Line integrals of μ, float32 (rows, columns), dimensionless."""
+        self._whole.require_outside(view.pose.source_ras)
         right, down = view.pose.image_axes
         # nanodrr's camera has its axes along columns, rows and depth. Seen from the detector, that is a
         # left-handed frame, which is fine: nanodrr needs an isometry, not a rotation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.errors import SVDRRError
 from svdrr.geometry import View
 
-ENGINES = ("siddon", "diffdrr")
+ENGINES = ("auto", "joseph", "siddon", "nanodrr", "diffdrr")
+_EXTRAS = {"joseph": "drr", "siddon": "drr", "nanodrr": "nanodrr", "diffdrr": "diffdrr"}
 
 
 class Renderer(Protocol):
@@ -37,19 +39,42 @@ def check_engine(engine: str) -> None:
         raise SVDRRError(f"Unknown DRR engine '{engine}'; choose one of: {', '.join(ENGINES)}.")
 
 
-def make_renderer(volume: AttenuationVolume, engine: str = "siddon") -> Renderer:
-    """The named engine on a volume: ``siddon`` (exact, fast on a CPU) or ``diffdrr`` (differentiable reference)."""
+def make_renderer(volume: AttenuationVolume, engine: str = "auto") -> Renderer:
+    """The named engine on a volume.
+
+    ``auto``: nanodrr where it is installed and finds a CUDA device, else joseph. ``joseph``: interpolating, fastest
+    on a CPU. ``siddon``: exact, on a CPU. ``nanodrr``: interpolating, for CUDA. ``diffdrr``: the exact and
+    differentiable reference. Raises SVDRRError for another name and where the engine's package is missing.
+    """
     check_engine(engine)
+    if engine == "auto":
+        engine = "nanodrr" if _has_cuda_engine() else "joseph"
     try:
+        if engine == "joseph":
+            from svdrr.drr.joseph import JosephRenderer
+
+            return JosephRenderer(volume)
         if engine == "siddon":
             from svdrr.drr.siddon import SiddonRenderer
 
             return SiddonRenderer(volume)
+        if engine == "nanodrr":
+            from svdrr.drr.nanodrr import NanoDRRRenderer
+
+            return NanoDRRRenderer(volume)
         from svdrr.drr.diffdrr import DiffDRRRenderer
 
         return DiffDRRRenderer(volume)
     except ImportError as error:
-        extra = {"siddon": "drr", "diffdrr": "diffdrr"}[engine]
         raise SVDRRError(
-            f"The engine '{engine}' needs the package '{error.name}'; install it with: pip install 'svdrr[{extra}]'."
+            f"The engine '{engine}' needs the package '{error.name}'; "
+            f"install it with: pip install 'svdrr[{_EXTRAS[engine]}]'."
         ) from error
+
+
+def _has_cuda_engine() -> bool:
+    if find_spec("nanodrr") is None or find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -6,39 +6,26 @@ R. L. Siddon, Med. Phys. 12(2), 1985, in the incremental form of J. Amanatides a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.drr.parallel import TILE, over_rows
+from svdrr.drr.rays import compiled, rays_in_array, span
 from svdrr.geometry import View
 
-# Infinities mark the axes that a ray never crosses, so "ninf" and "nnan" must stay out of this set.
-_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
-
-@njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
-def _integrate(mu, source, corner, per_column, per_row, millimeters_per_voxel, image, first_row, end_row):  # type: ignore[no-untyped-def]
-    """Line integrals through the pixels of some rows; positions are voxel indices (i, j, k), mu is (k, j, i)."""
-    size = (mu.shape[2], mu.shape[1], mu.shape[0])
-    step_in_memory = (1, mu.shape[2], mu.shape[2] * mu.shape[1])
-    values = mu.ravel()
+@compiled
+def _integrate(  # type: ignore[no-untyped-def]
+    values, size, step_in_memory, millimeters_per_voxel, source, corner, per_column, per_row, image, first_row, end_row
+):
+    """Line integrals through the pixels of some rows; positions, sizes and steps are those of voxels (i, j, k)."""
     crossing, between = np.empty(3), np.empty(3)
     stride, left = np.empty(3, np.int64), np.empty(3, np.int64)
     for tile in range(0, image.shape[1], TILE):
         for row in range(first_row, end_row):
             for column in range(tile, min(tile + TILE, image.shape[1])):
                 direction = corner + column * per_column + row * per_row - source
-                enter, leave = 0.0, np.inf
-                for axis in range(3):
-                    low, high = -0.5 - source[axis], size[axis] - 0.5 - source[axis]
-                    if direction[axis] == 0.0:
-                        if low > 0.0 or high < 0.0:
-                            leave = -1.0
-                    else:
-                        first, second = low / direction[axis], high / direction[axis]
-                        enter = max(enter, min(first, second))
-                        leave = min(leave, max(first, second))
+                enter, leave = span(source, direction, size)
                 if leave <= enter:
                     image[row, column] = 0.0
                     continue
@@ -98,23 +85,28 @@ class SiddonRenderer:
     on_cpu_threads = True
 
     def __init__(self, volume: AttenuationVolume) -> None:
-        self._volume = volume.cropped()
-        self._ras_to_ijk = np.linalg.inv(self._volume.ijk_to_ras)
+        self._whole = volume
+        cropped = volume.cropped()
+        self._size = cropped.mu.shape[::-1]
+        # The crop stays where it lies in the whole volume, which costs no second copy.
+        mu = np.ascontiguousarray(volume.mu)
+        self._step_in_memory = (1, mu.shape[2], mu.shape[1] * mu.shape[2])
+        first_ijk = np.linalg.solve(volume.ijk_to_ras, cropped.ijk_to_ras[:, 3])[:3]
+        self._values = mu.reshape(-1)[int(np.rint(first_ijk) @ self._step_in_memory) :]
+        self._ijk_to_ras = cropped.ijk_to_ras
 
     def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
         """Line integrals of μ, float32 (rows, columns), dimensionless; on all cores unless `threads` says fewer."""
-        source = self._ras_to_ijk @ np.append(view.pose.source_ras, 1.0)
-        pixel_to_ijk = self._ras_to_ijk @ view.pixel_to_ras
+        self._whole.require_outside(view.pose.source_ras)
         image = np.empty((view.detector.rows, view.detector.columns), np.float32)
         over_rows(
             _integrate,
             threads,
-            self._volume.mu,
-            source[:3],
-            np.ascontiguousarray(pixel_to_ijk[:3, 3]),
-            np.ascontiguousarray(pixel_to_ijk[:3, 0]),
-            np.ascontiguousarray(pixel_to_ijk[:3, 1]),
-            np.ascontiguousarray(self._volume.ijk_to_ras[:3, :3]),
+            self._values,
+            self._size,
+            self._step_in_memory,
+            np.ascontiguousarray(self._ijk_to_ras[:3, :3]),
+            *rays_in_array(view, np.linalg.inv(self._ijk_to_ras)),
             image,
         )
         return image
