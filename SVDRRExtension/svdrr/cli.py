@@ -69,7 +69,7 @@ def render(
     views: ViewSet = "simple",
     size: Annotated[int, typer.Option(help="Pixels per side of the square detector, 16 to 4096.")] = 512,
     side: Annotated[float, typer.Option(help="Side of the square detector, 10 to 2000 mm.")] = 480.0,
-    engine: Annotated[str, typer.Option(help="Render engine; an unknown name, such as '?', lists them.")] = "siddon",
+    engine: Annotated[str, typer.Option(help="Render engine; an unknown name, such as '?', lists them.")] = "auto",
     energy: Annotated[
         float | None, typer.Option(help="Photons of one energy, 10 to 150 keV; 73 unless --kvp is given.")
     ] = None,

@@ -67,7 +67,7 @@ def render_views(
     poses: Sequence[CArmPose],
     detector: Detector,
     finish: Callable[[int, Radiograph, NDArray[np.float32]], Result],
-    engine: str = "siddon",
+    engine: str = "auto",
     source: str = "CT",
     imaging: Imaging | None = None,
 ) -> Iterator[Result]:
@@ -100,7 +100,7 @@ def render_drrs(
     ct: CTVolume,
     poses: Sequence[CArmPose],
     detector: Detector,
-    engine: str = "siddon",
+    engine: str = "auto",
     source: str = "CT",
     imaging: Imaging | None = None,
 ) -> Iterator[tuple[Radiograph, NDArray[np.float32]]]:

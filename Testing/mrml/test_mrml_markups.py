@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.carm import ANTERIOR, RIGHT, SUPERIOR
-from svdrr.mrml import markups_on_view, project_markups, triangulate_markups
+from svdrr.mrml import markups_on_view, new_scene, project_markups, save_scene, triangulate_markups
 
 FIDUCIALS = "vtkMRMLMarkupsFiducialNode"
 DETECTOR = Detector(110, 130, (1.2, 0.9))
@@ -217,6 +218,17 @@ def test_points_lie_on_the_detector_plane_in_order() -> None:
         np.testing.assert_allclose((found - view.pose.detector_center_ras) @ view.pose.detector_direction, 0, atol=1e-9)
         np.testing.assert_allclose(view.project(found), view.project(list(CENTERS.values())), atol=1e-9)
     assert labels(node) == list(CENTERS)
+
+
+def test_placed_points_survive_a_saved_scene(tmp_path: Path) -> None:
+    placed = placed_on(PA, CENTERS, "on the film")
+    expected, names = positions(placed), labels(placed)
+    save_scene(tmp_path / "scene.mrb")
+    scene = new_scene()
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    read = scene.GetFirstNodeByName("on the film")
+    assert labels(read) == names
+    np.testing.assert_allclose(positions(read), expected, atol=1e-3)
 
 
 def test_points_without_an_image_stay_undefined() -> None:

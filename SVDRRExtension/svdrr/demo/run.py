@@ -150,7 +150,7 @@ def _table_figures(ct: CTVolume, removal: TableRemoval, organs_file: Path) -> di
 def _render_views(ct: CTVolume) -> _CTViews:
     poses = [CArmPose(primary_deg, 0.0, ct.isocenter_ras) for primary_deg in (0.0, *PRIMARY_DEG)]
     large = [view for view, _ in render_drrs(ct, poses, Detector.square(PICTURE_PIXELS), source=CT_NAME)]
-    rendered = list(render_drrs(ct, poses, Detector.square(CHECKED_PIXELS), source=CT_NAME))
+    rendered = list(render_drrs(ct, poses, Detector.square(CHECKED_PIXELS), "siddon", source=CT_NAME))
     checked = (0, 2, 8)
     reference = render_drrs(ct, [poses[index] for index in checked], Detector.square(CHECKED_PIXELS), "diffdrr")
     ncc = [

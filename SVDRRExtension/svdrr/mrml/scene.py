@@ -29,7 +29,11 @@ def new_scene() -> slicer.vtkMRMLScene:
     application.SetMRMLScene(scene)
     colors = slicer.vtkMRMLColorLogic()
     colors.SetMRMLScene(scene)
-    modules = [slicer.vtkSlicerSequencesLogic(), slicer.vtkSlicerSegmentationsModuleLogic()]
+    modules = [
+        slicer.vtkSlicerSequencesLogic(),
+        slicer.vtkSlicerSegmentationsModuleLogic(),
+        slicer.vtkSlicerMarkupsLogic(),
+    ]
     for logic in modules:
         logic.SetMRMLApplicationLogic(application)
         logic.SetMRMLScene(scene)

@@ -57,7 +57,12 @@ def prepare_source(radiograph: Radiograph, model: ModelDescription) -> NDArray[n
 
 def is_drr(radiograph: Radiograph) -> bool:
     """Whether the radiograph was rendered by this software and so has the gray scale of `svdrr.drr.to_display`."""
-    return radiograph.provenance is not None and radiograph.provenance.method.startswith("DRR")
+    provenance = radiograph.provenance
+    return (
+        provenance is not None
+        and provenance.method.startswith("DRR")
+        and provenance.settings.get("DisplayWindow", "full") == "full"
+    )
 
 
 def match_gray_levels(pixels: NDArray[np.float32], levels: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ def render_phantom(
 ) -> NDArray[np.float32]:
     """Radiographs (views, pixels, pixels) in [0, 1) of one phantom from poses about its center."""
     ct = thorax_phantom(seed, ThoraxOptions(spacing_mm=PHANTOM_SPACING_MM)).ct
-    renderer = make_renderer(attenuation(ct))
+    renderer = make_renderer(attenuation(ct), "siddon")
     detector = Detector.square(pixels)
     views = [View(pose, detector) for pose in poses_about(ct.isocenter_ras)]
     return np.stack([to_display(renderer.render(view)) for view in views])
