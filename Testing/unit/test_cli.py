@@ -252,7 +252,8 @@ def test_render(svdrr: Run, world: Path, tmp_path: Path) -> None:
     poses = [{"primary_deg": 0}, {"primary_deg": 35, "secondary_deg": 20}, {"primary_deg": -90, "secondary_deg": -10}]
     views.write_text(json.dumps({"format": "svdrr-views-1", "views": poses}))
     outdir = tmp_path / "Übung 1"
-    done = svdrr("render", world / "ct.nrrd", outdir, "--views", views, "--size", 96, "--no-table-removal", "--json")
+    options = ("--views", views, "--size", 96, "--engine", "siddon", "--no-table-removal", "--json")
+    done = svdrr("render", world / "ct.nrrd", outdir, *options)
     assert (done.code, done.err, done.out.count("\n")) == (0, "", 1)
     assert json.loads(done.out) == {"outdir": str(outdir), "views": 3}
     names = [f"drr_{number:05d}" for number in range(3)]
@@ -529,7 +530,7 @@ def test_enhance(svdrr: Run, world: Path, tmp_path: Path, suffix: str) -> None:
 
 
 def test_enhance_over_its_input_keeps_the_provenance(svdrr: Run, world: Path, tmp_path: Path) -> None:
-    svdrr("render", world / "ct.nrrd", tmp_path / "out", "--views", "hemisphere:1", "--size", 16)
+    svdrr("render", world / "ct.nrrd", tmp_path / "out", "--views", "hemisphere:1", "--size", 16, "--engine", "siddon")
     path = tmp_path / "out" / "drr_00000.png"
     before = read_radiograph(path)
     done = svdrr("enhance", path, path)
