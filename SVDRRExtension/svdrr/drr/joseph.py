@@ -65,7 +65,7 @@ class JosephRenderer:
 
     def __init__(self, volume: AttenuationVolume) -> None:
         self._whole = volume
-        self._volume = volume.cropped()
+        self._volume = volume.cropped(margin=1)
         self._ras_to_array = np.linalg.inv(_array_to_ras(self._volume))
         self._grids: dict[int, _Grid] = {}
         self._preparing = Lock()
