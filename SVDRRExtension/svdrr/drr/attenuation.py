@@ -29,7 +29,7 @@ class AttenuationVolume:
     ijk_to_ras: NDArray[np.float64]
 
     def cropped(self, margin: int = 0) -> AttenuationVolume:
-        """The smallest box that holds all attenuation, not a copy; every line integral stays the same.
+        """The smallest box that holds all attenuation, not a copy; every exact line integral stays the same.
 
         margin: voxels of air to keep around it, where there are any, for engines that interpolate.
         """

@@ -55,7 +55,7 @@ class _Grid:
 class JosephRenderer:
     """Joseph's method by numba. Rays end where the volume ends, not at the detector.
 
-    The volume is cropped to its attenuation. Planes along the direction of view are merged up to the thickness of
+    The volume is cropped to its attenuation, and what touches the crop ends sharply there. Planes along the direction of view are merged up to the thickness of
     the coarsest axis; across it the resolution stays. Voxels take 16 bits where that is precise enough, and
     blocks of air are skipped.
     """
