@@ -28,15 +28,12 @@ class AttenuationVolume:
     mu: NDArray[np.float32]
     ijk_to_ras: NDArray[np.float64]
 
-    def cropped(self, margin: int = 0) -> AttenuationVolume:
-        """The smallest box that holds all attenuation, not a copy; every exact line integral stays the same.
-
-        margin: voxels of air to keep around it, where there are any, for engines that interpolate.
-        """
+    def cropped(self) -> AttenuationVolume:
+        """The smallest box that holds all attenuation, not a copy; every exact line integral stays the same."""
         planes = [np.flatnonzero(self.mu.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
         if planes[0].size == 0:
             return self
-        box = tuple(slice(max(occupied[0] - margin, 0), occupied[-1] + 1 + margin) for occupied in planes)
+        box = tuple(slice(occupied[0], occupied[-1] + 1) for occupied in planes)
         start_ijk = [axis.start for axis in reversed(box)]
         ijk_to_ras = self.ijk_to_ras.copy()
         ijk_to_ras[:3, 3] += self.ijk_to_ras[:3, :3] @ start_ijk

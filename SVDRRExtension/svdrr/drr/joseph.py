@@ -55,9 +55,9 @@ class _Grid:
 class JosephRenderer:
     """Joseph's method by numba. Rays end where the volume ends, not at the detector.
 
-    The volume is cropped to its attenuation, and what touches the crop ends sharply there. Planes along the direction of view are merged up to the thickness of
-    the coarsest axis; across it the resolution stays. Voxels take 16 bits where that is precise enough, and
-    blocks of air are skipped.
+    The volume is cropped to its attenuation; what touches the crop ends sharply there. Planes along the direction
+    of view are merged up to the thickness of the coarsest axis; across it the resolution stays. Voxels take 16 bits
+    where that is precise enough, and blocks of air are skipped.
     """
 
     name = "joseph"
@@ -65,7 +65,7 @@ class JosephRenderer:
 
     def __init__(self, volume: AttenuationVolume) -> None:
         self._whole = volume
-        self._volume = volume.cropped(margin=1)
+        self._volume = volume.cropped()
         self._ras_to_array = np.linalg.inv(_array_to_ras(self._volume))
         self._grids: dict[int, _Grid] = {}
         self._preparing = Lock()
