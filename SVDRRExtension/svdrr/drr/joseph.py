@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.drr.parallel import over_rows
-from svdrr.drr.rays import compiled, rays_in_array, span
+from svdrr.drr.rays import compiled, length_mm, rays_in_array, span
 from svdrr.geometry import View
 
 # Rays of a tile march together through the planes of one block, which the occupancy grid may rule out. Tiles are
@@ -234,19 +234,13 @@ def _integrate(  # type: ignore[no-untyped-def]
 
         for ray in range(count):
             row, column = first_row + ray // columns, first_column + ray % columns
-            d0 = corner[0] + column * per_column[0] + row * per_row[0] - source[0]
-            d1 = corner[1] + column * per_column[1] + row * per_row[1] - source[1]
-            d2 = corner[2] + column * per_column[2] + row * per_row[2] - source[2]
-            direction = (d0, d1, d2)
-            squared = 0.0
-            for axis in range(3):
-                component = (
-                    millimeters_per_voxel[axis, 0] * d0
-                    + millimeters_per_voxel[axis, 1] * d1
-                    + millimeters_per_voxel[axis, 2] * d2
-                )
-                squared += component * component
-            weights[ray] = unit * np.sqrt(squared) / abs(direction[main])
+            # A tuple, since an array for every ray takes longer than all else here.
+            direction = (
+                corner[0] + column * per_column[0] + row * per_row[0] - source[0],
+                corner[1] + column * per_column[1] + row * per_row[1] - source[1],
+                corner[2] + column * per_column[2] + row * per_row[2] - source[2],
+            )
+            weights[ray] = unit * length_mm(direction, millimeters_per_voxel) / abs(direction[main])
             # Position in the frame of plane p: at + p·per.
             per_a[ray], per_b[ray] = direction[a] / direction[main], direction[b] / direction[main]
             at_a[ray] = source[a] - source[main] * per_a[ray] + 1.0

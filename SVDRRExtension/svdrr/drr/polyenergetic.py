@@ -34,7 +34,7 @@ class PolyenergeticRenderer:
         )
 
 
-def make_beam_renderer(ct: CTVolume, beam: Beam, material: str = "water", engine: str = "siddon") -> Renderer:
+def make_beam_renderer(ct: CTVolume, beam: Beam, material: str = "water", engine: str = "auto") -> Renderer:
     """A renderer of what `beam` makes of a CT; `material` as in `attenuation`, `engine` as in `make_renderer`."""
     if len(beam.energies_kev) == 1:
         return make_renderer(attenuation(ct, beam.energies_kev[0], material), engine)

@@ -42,6 +42,20 @@ def span(source, direction, shape):  # type: ignore[no-untyped-def]
     return enter, leave
 
 
+@compiled
+def length_mm(direction, millimeters_per_voxel):  # type: ignore[no-untyped-def]
+    """Length in mm of a direction in array coordinates."""
+    squared = 0.0
+    for axis in range(3):
+        component = (
+            millimeters_per_voxel[axis, 0] * direction[0]
+            + millimeters_per_voxel[axis, 1] * direction[1]
+            + millimeters_per_voxel[axis, 2] * direction[2]
+        )
+        squared += component * component
+    return np.sqrt(squared)
+
+
 def rays_in_array(
     view: View, ras_to_array: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

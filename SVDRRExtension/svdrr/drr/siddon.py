@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.drr.parallel import TILE, over_rows
-from svdrr.drr.rays import compiled, rays_in_array, span
+from svdrr.drr.rays import compiled, length_mm, rays_in_array, span
 from svdrr.geometry import View
 
 
@@ -66,20 +66,11 @@ def _integrate(  # type: ignore[no-untyped-def]
                         if n2 == 0:
                             break
                         position, n2, offset, t2 = t2, n2 - 1, offset + s2, t2 + d2
-                x, y, z = direction
-                length = 0.0
-                for axis in range(3):
-                    component = (
-                        millimeters_per_voxel[axis, 0] * x
-                        + millimeters_per_voxel[axis, 1] * y
-                        + millimeters_per_voxel[axis, 2] * z
-                    )
-                    length += component * component
-                image[row, column] = total * np.sqrt(length)
+                image[row, column] = total * length_mm(direction, millimeters_per_voxel)
 
 
 class SiddonRenderer:
-    """Exact line integrals by numba: the default on a CPU. Rays end where the volume ends, not at the detector."""
+    """Exact line integrals by numba. Rays end where the volume ends, not at the detector."""
 
     name = "siddon"
     on_cpu_threads = True
