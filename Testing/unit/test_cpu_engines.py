@@ -153,6 +153,17 @@ def test_joseph_in_16_bits_and_in_float_show_the_same(noise: AttenuationVolume) 
     np.testing.assert_allclose(with_voxel[~shadow], without[~shadow], atol=2e-4 * float(without.max()))
 
 
+@pytest.mark.parametrize(("width_mm", "source_to_detector_mm"), [(1600.0, 1000.0), (8000.0, 500.0)])
+def test_joseph_sees_everything_in_very_wide_cones(
+    noise: AttenuationVolume, width_mm: float, source_to_detector_mm: float
+) -> None:
+    pose = CArmPose(40.0, 30.0, source_to_isocenter_mm=400.0, source_to_detector_mm=source_to_detector_mm)
+    wide = View(pose, Detector(48, 64, (width_mm / 64, width_mm / 64)))
+    joseph, siddon = (make_renderer(noise, engine).render(wide) for engine in ("joseph", "siddon"))
+    assert np.isfinite(joseph).all()
+    assert np.array_equal(joseph, siddon)
+
+
 def test_skipping_air_changes_nothing(noise: AttenuationVolume) -> None:
     rng = np.random.default_rng(8)
     mu = np.zeros((60, 90, 80), np.float32)

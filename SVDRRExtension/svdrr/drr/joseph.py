@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from svdrr.drr.attenuation import AttenuationVolume
 from svdrr.drr.parallel import over_rows
 from svdrr.drr.rays import compiled, length_mm, rays_in_array, span
+from svdrr.drr.siddon import SiddonRenderer
 from svdrr.geometry import View
 
 # Rays of a tile march together through the planes of one block, which the occupancy grid may rule out. Tiles are
@@ -33,6 +34,10 @@ _ONE = 1 << _FRACTION_BITS
 # Where 16 bits per voxel change the attenuation of the whole volume by more than this part, or that of any voxel by
 # more than ten times this part of the mean, float32 is kept.
 _STORAGE_ERROR = 1e-3
+
+# One axis leads all rays of an image, so at the edges of a very wide cone a ray may cross many voxels for each plane
+# and see one of them. Where it would be more than these, every voxel is visited instead.
+_STEEPEST = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +62,8 @@ class JosephRenderer:
 
     The volume is cropped to its attenuation; what touches the crop ends sharply there. Planes along the direction
     of view are merged up to the thickness of the coarsest axis; across it the resolution stays. Voxels take 16 bits
-    where that is precise enough, and blocks of air are skipped.
+    where that is precise enough, and blocks of air are skipped. Cones so wide that some rays run nearly across the
+    direction of view (from 25° off the axis, in the worst oblique) are left to `SiddonRenderer`.
     """
 
     name = "joseph"
@@ -73,7 +79,10 @@ class JosephRenderer:
     def render(self, view: View, threads: int | None = None) -> NDArray[np.float32]:
         """Line integrals of μ, float32 (rows, columns), dimensionless; on all cores unless `threads` says fewer."""
         self._whole.require_outside(view.pose.source_ras)
-        grid = self._grid(int(np.argmax(np.abs(self._ras_to_array[:3, :3] @ view.pose.detector_direction))))
+        main = int(np.argmax(np.abs(self._ras_to_array[:3, :3] @ view.pose.detector_direction)))
+        if _is_too_wide(self._ras_to_array[:3, :3], main, view):
+            return SiddonRenderer(self._whole).render(view, threads)
+        grid = self._grid(main)
         image = np.empty((view.detector.rows, view.detector.columns), np.float32)
         over_rows(
             _integrate,
@@ -94,6 +103,13 @@ class JosephRenderer:
             if main not in self._grids:
                 self._grids[main] = _grid_along(self._volume, main)
             return self._grids[main]
+
+
+def _is_too_wide(ras_to_array: NDArray[np.floating], main: int, view: View) -> bool:
+    corners = (view.detector_corners_ras - view.pose.source_ras) @ ras_to_array.T
+    along = corners[:, main] * np.sign(corners[0, main])
+    sideways = np.abs(np.delete(corners, main, axis=1)).max(axis=1)
+    return bool((sideways > _STEEPEST * along).any())
 
 
 def _array_to_ras(volume: AttenuationVolume) -> NDArray[np.float64]:
