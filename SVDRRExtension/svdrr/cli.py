@@ -18,7 +18,7 @@ from svdrr.dataset.cli import app as dataset_app
 from svdrr.errors import SVDRRError
 
 if TYPE_CHECKING:
-    from svdrr.images import Radiograph
+    from svdrr.radiograph import Radiograph
 
 app = typer.Typer(
     no_args_is_help=True,

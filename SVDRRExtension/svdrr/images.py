@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,9 @@ from PIL import Image, PngImagePlugin
 from svdrr.ct.io import itk_warnings_silenced, nifti_is_whole, write_volume
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_file
-from svdrr.geometry import View
 from svdrr.geometry.viewsets import view_from_json, view_to_json
 from svdrr.provenance import PREFIX, Provenance
+from svdrr.radiograph import Radiograph
 
 _VIEW_TEXT = f"{PREFIX}View"
 _SPACING_TEXT = f"{PREFIX}PixelSpacing"
@@ -29,25 +27,6 @@ _SPACING_TAGS = ("0018|1164", "0028|0030")  # Imager Pixel Spacing, Pixel Spacin
 _MODALITY_TAG = "0008|0060"
 _TIFF_PHOTOMETRIC = 262
 _PROJECTION_MODALITIES = ("CR", "DX", "RF", "XA", "RG", "MG", "OT", "")
-
-
-@dataclass(frozen=True, eq=False)
-class Radiograph:
-    """One projection image.
-
-    pixels: float32 (rows, columns), row 0 at the top, in [0, 1], bright bone. pixel_spacing_mm: (row, column) at
-    the detector, or None where it is unknown. view: pose and detector, where known. provenance: None for an image
-    that was taken, not computed.
-    """
-
-    pixels: NDArray[np.float32]
-    pixel_spacing_mm: tuple[float, float] | None = None
-    view: View | None = None
-    provenance: Provenance | None = None
-
-    def pixels_sha256(self) -> str:
-        """Hash of the pixel values alone: names a source without naming a patient."""
-        return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
 
 
 def read_radiograph(path: Path) -> Radiograph:

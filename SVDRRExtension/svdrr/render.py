@@ -18,8 +18,8 @@ from svdrr.drr.materials import check_material
 from svdrr.drr.polyenergetic import make_beam_renderer
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
-from svdrr.images import Radiograph
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 
 Result = TypeVar("Result")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from svdrr.geometry import CArmPose, Detector, View
-from svdrr.images import Radiograph
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 
 pytest.importorskip("slicer", reason="needs slicer-core: pip install svdrr[mrml]")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from svdrr.images import Radiograph
+from svdrr.radiograph import Radiograph
 
 
 def assert_same(result: Radiograph, expected: Radiograph) -> None:

@@ -14,9 +14,9 @@ from same_radiograph import assert_same
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import Detector, View
-from svdrr.images import Radiograph
 from svdrr.mrml import radiograph_from_node, radiograph_to_node, view_to_model
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 
 
 def ijk_to_ras(node: Any) -> np.ndarray:

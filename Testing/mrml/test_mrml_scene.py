@@ -20,7 +20,6 @@ from same_radiograph import assert_same
 
 from svdrr.ct import CTVolume
 from svdrr.errors import SVDRRError
-from svdrr.images import Radiograph
 from svdrr.mrml import (
     ct_to_node,
     masks_to_segmentation,
@@ -31,6 +30,7 @@ from svdrr.mrml import (
     views_from_sequence,
     views_to_sequence,
 )
+from svdrr.radiograph import Radiograph
 
 
 def test_sequence_round_trip(radiographs: list[Radiograph]) -> None:

@@ -33,8 +33,9 @@ from svdrr.drr.display import WINDOWS, apply_window
 from svdrr.drr.materials import MATERIALS
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.viewsets import view_from_json
-from svdrr.images import Radiograph, read_radiograph, write_png
+from svdrr.images import read_radiograph, write_png
 from svdrr.models import find_model
+from svdrr.radiograph import Radiograph
 from svdrr.render import OUTPUTS
 
 SYNTHETIC = "SYNTHETIC, not for diagnosis"

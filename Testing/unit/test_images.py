@@ -18,8 +18,9 @@ from pydicom.data import get_testdata_file
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
-from svdrr.images import Radiograph, read_radiograph, write_nrrd, write_png, write_radiograph
+from svdrr.images import read_radiograph, write_nrrd, write_png, write_radiograph
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 
 RNG = np.random.default_rng(8)
 BITS8 = RNG.integers(0, 256, (20, 31)).astype(np.uint8)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
-from svdrr.images import Radiograph
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 from svdrr.superres import METHODS, SCALES, check_method, enhance
 
 SPACING = (0.7, 0.31)

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 from svdrr.evaluation.benchmark import BenchmarkResult
 from svdrr.evaluation.plots import plot_over_angle
-from svdrr.images import Radiograph
 from svdrr.provenance import SYNTHETIC_LABEL
+from svdrr.radiograph import Radiograph
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }

@@ -28,8 +28,9 @@ from svdrr.evaluation.phantoms import benchmark_phantoms, mean_simple_views
 from svdrr.files import whole_directory
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.viewsets import simple_views
-from svdrr.images import Radiograph, read_radiograph
+from svdrr.images import read_radiograph
 from svdrr.models import find_model
+from svdrr.radiograph import Radiograph
 from svdrr.render import render_drrs
 from svdrr.superres import enhance
 from svdrr.synthesis.preparation import prepare_source

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, View
 from svdrr.geometry.viewsets import view_from_json, view_to_json
-from svdrr.images import Radiograph
 from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, voxels
 from svdrr.provenance import PREFIX, Provenance
+from svdrr.radiograph import Radiograph
 
 VOLUME = "vtkMRMLScalarVolumeNode"
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import slicer
 
 from svdrr.errors import SVDRRError
-from svdrr.images import Radiograph
 from svdrr.mrml.nodes import remove
 from svdrr.mrml.radiograph import (
     VOLUME,
@@ -17,6 +16,7 @@ from svdrr.mrml.radiograph import (
     radiograph_to_node,
     synthetic_suffix,
 )
+from svdrr.radiograph import Radiograph
 
 
 def views_to_sequence(radiographs: Sequence[Radiograph], name: str) -> slicer.vtkMRMLSequenceBrowserNode:

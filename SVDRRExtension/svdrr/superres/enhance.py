@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import Detector, View
-from svdrr.images import Radiograph
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 from svdrr.superres import interpolation
 
 METHODS = interpolation.METHODS

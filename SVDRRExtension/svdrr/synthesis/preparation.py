@@ -6,8 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from svdrr.images import Radiograph
 from svdrr.models import ModelDescription
+from svdrr.radiograph import Radiograph
 
 ASSUMED_FILM_MM = 430.0
 """Longer side of a 35 x 43 cm chest cassette: what a radiograph without pixel spacing is taken to cover."""

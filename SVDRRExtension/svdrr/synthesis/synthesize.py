@@ -10,9 +10,9 @@ from diffusers.utils.logging import disable_progress_bar
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
-from svdrr.images import Radiograph
 from svdrr.models import ModelDescription, find_model
 from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
 from svdrr.synthesis.pipeline import SVDRRPipeline
 from svdrr.synthesis.preparation import prepare_source
 
