@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import WriteDX
+from fixture_types import WriteDX
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file

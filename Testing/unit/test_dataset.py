@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from conftest import WriteDX
+from fixture_types import WriteDX
 from PIL import Image
 from test_cli import child, disk_full_after
 from test_ct_io import PATIENT, write_series

@@ -1,15 +1,13 @@
-"""What several unit tests share: a tiny model with random weights, and radiographs as DICOM."""
+"""What tests share: a tiny model with random weights, and radiographs as DICOM."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-WriteDX = Callable[..., Path]
+from fixture_types import WriteDX
 
 
 @pytest.fixture(scope="session")
