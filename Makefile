@@ -6,7 +6,7 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench-drr views-picture evaluate-demo train-demo clean
+.PHONY: demo test lint bench-drr bench-backend views-picture evaluate-demo train-demo clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -22,6 +22,10 @@ lint: $(ENVIRONMENT)
 # Flags go in BENCH_DRR, such as: make bench-drr BENCH_DRR='--quick --json FILE'
 bench-drr: $(ENVIRONMENT) $(PEERS)
 	$(BIN)/python Testing/benchmarks/bench_drr.py $(BENCH_DRR)
+
+# Flags go in BENCH_BACKEND, such as: make bench-backend BENCH_BACKEND='--quick --json FILE'
+bench-backend: $(ENVIRONMENT)
+	$(BIN)/python Testing/benchmarks/bench_backend.py $(BENCH_BACKEND)
 
 views-picture: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/chest_views.py Resources/Screenshots/chest-views.png

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from svdrr import __version__
@@ -65,6 +65,28 @@ class Provenance:
             software=entries.get("Software", ""),
             time_utc=entries.get("TimeUTC", ""),
         )
+
+
+def source_text(origin: Provenance | None, pixels_sha256: str) -> str:
+    """What provenance calls a source image, so that a view of a computed one does not pass for one of a real one.
+
+    origin: the source's own provenance, None for an image that was taken.
+    """
+    kind = f"computed image ({origin.method})" if origin else "radiograph"
+    return f"{kind} with pixels SHA-256 {pixels_sha256}"
+
+
+def enhanced(origin: Provenance | None, pixels_sha256: str, method: str, scale: int) -> Provenance:
+    """The provenance of an image that `method` has given `scale` times the rows and columns.
+
+    origin: that of the image before, None for one that was taken; pixels_sha256: of its pixels.
+    """
+    step = f"{method} x{scale}"
+    if origin is None:
+        return Provenance(method=step, source=pixels_sha256)
+    earlier = origin.settings.get("Enhancement")
+    history = {"Enhancement": f"{earlier}, {step}" if earlier else step, "EnhancedFrom": pixels_sha256}
+    return replace(origin, settings={**origin.settings, **history})
 
 
 _NAMED = (

@@ -29,3 +29,12 @@ class Radiograph:
     def pixels_sha256(self) -> str:
         """Hash of the pixel values alone: names a source without naming a patient."""
         return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+
+    @property
+    def has_drr_gray_scale(self) -> bool:
+        """Whether this software rendered it, and so with the gray scale of `svdrr.drr.to_display`."""
+        return (
+            self.provenance is not None
+            and self.provenance.method.startswith("DRR")
+            and self.provenance.settings.get("DisplayWindow", "full") == "full"
+        )

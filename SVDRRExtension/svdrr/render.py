@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdrr.ct import CTVolume
-from svdrr.drr import render_each, to_display
+from svdrr.drr import Renderer, render_each, to_display
 from svdrr.drr.beam import Beam, monoenergetic
 from svdrr.drr.detector import DetectorModel, noise_generator
 from svdrr.drr.display import apply_window, check_window
@@ -62,6 +62,17 @@ class Imaging:
         }
 
 
+def require_in_view(ct: CTVolume, poses: Sequence[CArmPose], detector: Detector) -> None:
+    """SVDRRError, with its number, for the first view of which no ray meets the CT's bounds: its image would be air."""
+    corners_ras = ct.corners_ras
+    for number, pose in enumerate(poses, start=1):
+        if View(pose, detector).misses(corners_ras):
+            raise SVDRRError(
+                f"View {number} of {len(poses)} ({pose.label}) misses the CT: none of its rays meets it; "
+                "check the view's isocenter and distances."
+            )
+
+
 def render_views(
     ct: CTVolume,
     poses: Sequence[CArmPose],
@@ -74,10 +85,23 @@ def render_views(
     """Yields ``finish(index, radiograph, values)`` of every pose, in order; see `render_each` for its thread.
 
     values: what ``imaging.output`` says, float32 (rows, columns), dimensionless. source: what the provenance calls
-    the CT; keep patient data out of it.
+    the CT; keep patient data out of it. Raises SVDRRError, before any work, for a view that misses the CT.
     """
+    require_in_view(ct, poses, detector)
     imaging = imaging or Imaging()
     renderer = make_beam_renderer(ct, imaging.beam, imaging.material, engine)
+    yield from render_views_with(renderer, poses, detector, finish, source, imaging)
+
+
+def render_views_with(
+    renderer: Renderer,
+    poses: Sequence[CArmPose],
+    detector: Detector,
+    finish: Callable[[int, Radiograph, NDArray[np.float32]], Result],
+    source: str,
+    imaging: Imaging,
+) -> Iterator[Result]:
+    """`render_views` with a renderer at hand, which `make_beam_renderer` made for the beam of `imaging`."""
     provenance = Provenance(
         method=f"DRR ({renderer.name})",
         source=source,

@@ -38,7 +38,7 @@ def from_npy(data: bytes, dtypes: tuple[str, ...], ndim: int) -> NDArray[Any]:
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read_header(stream)
-    except (ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError):
+    except Exception:  # whatever ast, tokenize and numpy raise for the header that they are given
         raise SVDRRError("The pixels are not a .npy file.") from None
     if dtype.hasobject or dtype.name not in dtypes or not dtype.isnative or fortran_order:
         raise SVDRRError(f"The pixels must be {' or '.join(dtypes)}, little-endian, in C order, not {dtype.name}.")
@@ -47,7 +47,8 @@ def from_npy(data: bytes, dtypes: tuple[str, ...], ndim: int) -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     if len(data) - stream.tell() != expected:
         raise SVDRRError(
-            f"The pixels are cut off or too long: {len(data) - stream.tell()} bytes instead of {expected}."
+            f"The pixels are cut off or too long: their {len(data) - stream.tell():,} bytes do not make the array "
+            "that the .npy file announces."
         )
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
 

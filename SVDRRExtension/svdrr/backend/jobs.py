@@ -59,8 +59,9 @@ class RenderJob:
 class SynthesizeJob:
     """Novel views of a radiograph; its pixels are float32 (rows, columns) in [0, 1], bright bone.
 
-    source_pose: where it was taken from. steps, guidance: by default what the model recommends. pixel_spacing_mm:
-    (row, column) at the detector, or None where unknown.
+    source_pose: where it was taken from. source_is_drr: whether it has the gray scale of `svdrr.drr.to_display`, which
+    the gray levels of other radiographs are matched to. steps, guidance: by default what the model recommends.
+    pixel_spacing_mm: (row, column) at the detector, or None where unknown.
     """
 
     poses: tuple[CArmPose, ...]
@@ -70,6 +71,7 @@ class SynthesizeJob:
     guidance: float | None = None
     seed: int = 0
     pixel_spacing_mm: Spacing | None = None
+    source_is_drr: bool = False
     pixels_sha256: str | None = None
     kind: Literal["synthesize"] = "synthesize"
 

@@ -35,6 +35,10 @@ class ModelDescription:
     intended_use: str
     license: str
 
+    def weights_bytes(self) -> int:
+        """Size of the weights on disk, in bytes."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*.safetensors"))
+
     def weights_sha256(self) -> str:
         """One hash over every safetensors file of the folder, in the order of their relative paths."""
         digest = hashlib.sha256()
@@ -68,6 +72,11 @@ def find_model(name: str) -> ModelDescription:
     """The model called `name`, or the one in the folder `name`; SVDRRError that lists the choices if there is none."""
     if (Path(name) / DESCRIPTION_FILE).is_file():
         return read_description(Path(name))
+    return available_model(name)
+
+
+def available_model(name: str) -> ModelDescription:
+    """The model called `name`, which is never taken for a folder; SVDRRError that lists the choices if there is none."""
     models = {description.name: description for description in available_models()}
     if name not in models:
         choices = ", ".join(models) or "none found; set SVDRR_MODELS to a folder of models"

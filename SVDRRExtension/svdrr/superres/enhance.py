@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import Detector, View
-from svdrr.provenance import Provenance
+from svdrr.provenance import enhanced
 from svdrr.radiograph import Radiograph
 from svdrr.superres import interpolation
 
@@ -28,19 +28,11 @@ def enhance(radiograph: Radiograph, method: str = "lanczos", scale: int = 2) -> 
     method: one of `METHODS`. Raises SVDRRError for an unknown method or scale.
     """
     check_method(method, scale)
-    origin = radiograph.provenance
-    earlier = f"{origin.settings['Enhancement']}, " if origin and "Enhancement" in origin.settings else ""
-    settings = {"Enhancement": f"{earlier}{method} x{scale}", "EnhancedFrom": radiograph.pixels_sha256()}
-    provenance = (
-        replace(origin, settings={**origin.settings, **settings})
-        if origin
-        else Provenance(method=f"{method} x{scale}", source=radiograph.pixels_sha256())
-    )
     return Radiograph(
         pixels=interpolation.interpolate(radiograph.pixels, scale, method),
         pixel_spacing_mm=_divided(radiograph.pixel_spacing_mm, scale),
         view=_with_finer_detector(radiograph.view, scale),
-        provenance=provenance,
+        provenance=enhanced(radiograph.provenance, radiograph.pixels_sha256(), method, scale),
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModel
 
+from svdrr.errors import SVDRRError
 from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
 # The normalization that CLIP's vision tower was trained with (Radford et al., 2021).
@@ -26,14 +30,15 @@ def to_vae_range(radiographs: Tensor, channels: int) -> Tensor:
 
 def encode_latents(vae: AutoencoderKL, radiographs: Tensor) -> Tensor:
     """Scaled mean latents (batch, latent_channels, h, w) of radiographs (batch, height, width) in [0, 1]."""
-    mean: Tensor = vae.encode(to_vae_range(radiographs, vae.config.in_channels)).latent_dist.mode()
-    return mean * vae.config.scaling_factor
+    pixels = to_vae_range(radiographs, vae.config.in_channels).to(vae.dtype)
+    mean: Tensor = vae.encode(pixels).latent_dist.mode()
+    return mean.float() * vae.config.scaling_factor
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Radiographs (batch, height, width) in [0, 1] of scaled latents."""
-    pixels: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
-    return (pixels.mean(dim=1) / 2.0 + 0.5).clamp(0.0, 1.0)
+    pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+    return (pixels.float().mean(dim=1) / 2.0 + 0.5).clamp(0.0, 1.0)
 
 
 def image_tokens(encoder: RadiographEncoder | CLIPVisionModel, radiographs: Tensor) -> Tensor:
@@ -49,6 +54,12 @@ def image_tokens(encoder: RadiographEncoder | CLIPVisionModel, radiographs: Tens
         pixels = (pixels.expand(-1, channels, -1, -1) - mean) / std
     tokens: Tensor = encoder(pixels.to(encoder.dtype)).last_hidden_state
     return tokens
+
+
+def free_gpu_memory(device: torch.device) -> int:
+    """Bytes that new tensors may take: free on the GPU, or kept by PyTorch from tensors that are gone."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 class SVDRRPipeline(DiffusionPipeline):
@@ -76,7 +87,6 @@ class SVDRRPipeline(DiffusionPipeline):
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return int(self.vcdit.config.sample_size * scale)
 
-    @torch.no_grad()
     def __call__(
         self,
         radiograph: NDArray[np.float32],
@@ -87,46 +97,144 @@ class SVDRRPipeline(DiffusionPipeline):
         batch_size: int = 8,
         on_step: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Radiographs (views, resolution, resolution) in [0, 1].
+        """All that `views` yields: radiographs (views, resolution, resolution) in [0, 1]."""
+        batches = self.views(radiograph, relative_views, num_inference_steps, guidance_scale, seed, batch_size, on_step)
+        return np.concatenate(list(batches))
+
+    @torch.no_grad()
+    def views(
+        self,
+        radiograph: NDArray[np.float32],
+        relative_views: NDArray[np.floating],
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yields radiographs (batch, resolution, resolution) in [0, 1], batch by batch, in the order of the views.
 
         radiograph: (resolution, resolution) in [0, 1], bright bone. relative_views: (views, 4) from
         `svdrr.geometry.relative_view_encoding`. seed: all views start from the same
-        noise, so that a view does not depend on which others are asked for with it. on_step: called with the finished
-        and the total number of denoising steps; it may raise to cancel.
+        noise, so that a view does not depend on which others are asked for with it. batch_size: views at once; halved,
+        for the rest of the job, when the GPU's memory is not enough. on_step: called after each denoising step with
+        the finished and the total number of steps, each view's counted; it may raise to cancel. SVDRRError if the
+        memory is not enough for one view.
         """
         if radiograph.shape != (self.resolution, self.resolution):
             raise ValueError(f"radiograph must be {self.resolution} x {self.resolution}, not {radiograph.shape}")
-        source = torch.as_tensor(radiograph, dtype=self.vae.dtype, device=self._execution_device)[None]
-        source_latent = encode_latents(self.vae, source)
-        tokens = image_tokens(self.image_encoder, source)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        source = torch.as_tensor(radiograph, dtype=torch.float32, device=self._execution_device)[None]
+        source_latent = self._tiled_if_needed(encode_latents, source)
+        tokens = _granted(self._attempt(image_tokens, self.image_encoder, source))
         views = torch.as_tensor(np.asarray(relative_views), dtype=tokens.dtype, device=tokens.device)
-
         noise = torch.as_tensor(np.random.default_rng(seed).standard_normal(source_latent.shape)).to(source_latent)
-        total = -(-len(views) // batch_size) * num_inference_steps
-        finished = 0
-        images = []
-        for start in range(0, len(views), batch_size):
+
+        total = len(views) * num_inference_steps
+        reported = 0
+
+        def advance(start: int, size: int, step: int) -> None:
+            nonlocal reported
+            # A smaller batch repeats steps of the one that did not fit; progress waits for it.
+            reported = max(reported, start * num_inference_steps + size * step)
+            if on_step is not None:
+                on_step(reported, total)
+
+        start = 0
+        while start < len(views):
             batch = views[start : start + batch_size]
-            condition = self.vcdit.condition(tokens.expand(len(batch), -1, -1), batch)
-            sources = source_latent.expand(len(batch), -1, -1, -1)
-            guided = guidance_scale != 1.0
+            after_step = partial(advance, start, len(batch))
+            latents = self._attempt(
+                self._denoise, batch, tokens, source_latent, noise, num_inference_steps, guidance_scale, after_step
+            )
+            if isinstance(latents, SVDRRError) and len(batch) > 1:
+                batch_size = len(batch) // 2
+                continue
+            # One by one: per view, the decoder needs far more memory than the transformer, and gains less from batches.
+            images = [self._tiled_if_needed(decode_latents, latent[None]) for latent in _granted(latents)]
+            yield torch.cat(images).cpu().numpy()
+            start += len(batch)
+
+    def _denoise(
+        self,
+        views: Tensor,
+        tokens: Tensor,
+        source_latent: Tensor,
+        noise: Tensor,
+        num_inference_steps: int,
+        guidance_scale: float,
+        on_step: Callable[[int], None],
+    ) -> Tensor:
+        """Scaled latents (views, latent_channels, h, w), float32, of one batch; `on_step` gets the finished steps."""
+        condition = self.vcdit.condition(tokens.expand(len(views), -1, -1), views)
+        sources = source_latent.to(condition.dtype).expand(len(views), -1, -1, -1)
+        guided = guidance_scale != 1.0
+        if guided:
+            condition = torch.cat([torch.zeros_like(condition), condition])
+            sources = torch.cat([torch.zeros_like(sources), sources])
+        # Each batch starts afresh: the multistep solver keeps earlier outputs between its steps.
+        self.scheduler.set_timesteps(num_inference_steps, device=noise.device)
+        # The solver's steps are small and add up, so they stay in float32 whatever the network computes in.
+        latents = noise.expand(len(views), -1, -1, -1) * self.scheduler.init_noise_sigma
+        for step, timestep in enumerate(self.scheduler.timesteps, start=1):
+            noised = self.scheduler.scale_model_input(latents, timestep).to(condition.dtype)
+            noised = torch.cat([noised, noised]) if guided else noised
+            predicted = self.vcdit(noised, timestep.expand(len(noised)), sources, condition).float()
             if guided:
-                condition = torch.cat([torch.zeros_like(condition), condition])
-                sources = torch.cat([torch.zeros_like(sources), sources])
-            latents = noise.expand(len(batch), -1, -1, -1)
-            # Each batch starts afresh: the multistep solver keeps earlier outputs between its steps.
-            self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
-            latents = latents * self.scheduler.init_noise_sigma
-            for timestep in self.scheduler.timesteps:
-                noised = self.scheduler.scale_model_input(latents, timestep)
-                noised = torch.cat([noised, noised]) if guided else noised
-                predicted = self.vcdit(noised, timestep.expand(len(noised)), sources, condition)
-                if guided:
-                    unconditional, conditional = predicted.chunk(2)
-                    predicted = unconditional + guidance_scale * (conditional - unconditional)
-                latents = self.scheduler.step(predicted, timestep, latents).prev_sample
-                finished += 1
-                if on_step is not None:
-                    on_step(finished, total)
-            images.append(decode_latents(self.vae, latents).float().cpu().numpy())
-        return np.concatenate(images)
+                unconditional, conditional = predicted.chunk(2)
+                predicted = unconditional + guidance_scale * (conditional - unconditional)
+            latents = self.scheduler.step(predicted, timestep, latents).prev_sample
+            on_step(step)
+        return latents
+
+    def _tiled_if_needed(self, work: Callable[[AutoencoderKL, Tensor], Tensor], argument: Tensor) -> Tensor:
+        """``work(vae, argument)``; from the first time that the memory is not enough, the VAE works in tiles."""
+        result = self._attempt(work, self.vae, argument)
+        if isinstance(result, SVDRRError):
+            self._enable_tiling()
+            result = self._attempt(work, self.vae, argument)
+        return _granted(result)
+
+    def _enable_tiling(self) -> None:
+        """Tiles of half a side: diffusers' own are as large as the VAE's training images, so none of ours would be."""
+        self.vae.enable_tiling()
+        self.vae.tile_sample_min_size = self.resolution // 2
+        self.vae.tile_latent_min_size = self.vcdit.config.sample_size // 2
+
+    def _attempt(self, work: Callable[..., Tensor], *arguments: Any) -> Tensor | SVDRRError:
+        """What `work` returns; if the GPU's memory is not enough, the error for the case that it was for one view."""
+        try:
+            return work(*arguments)
+        except torch.OutOfMemoryError as error:
+            refusal = self._does_not_fit(error)
+        # Not before here is the traceback gone, and with it the tensors of the work that failed.
+        torch.cuda.empty_cache()
+        return refusal
+
+    def _does_not_fit(self, error: torch.OutOfMemoryError) -> SVDRRError:
+        """One view's need, as far as it was seen: what was allocated, and what was asked for in vain."""
+        device = self._execution_device
+        allocated = torch.cuda.memory_allocated(device)
+        needed = allocated + _requested_bytes(str(error))
+        available = allocated + free_gpu_memory(device)
+        return SVDRRError(
+            f"One view at {self.resolution} x {self.resolution} needs at least {needed / 1e9:.1f} GB of this GPU's "
+            f"memory, the model included, and {available / 1e9:.1f} GB are free for it; "
+            "close other programs that use the GPU, or take a model of lower resolution or the CPU."
+        )
+
+
+def _granted(result: Tensor | SVDRRError) -> Tensor:
+    """A result of `SVDRRPipeline._attempt` for which there is no smaller way."""
+    if isinstance(result, SVDRRError):
+        raise result
+    return result
+
+
+def _requested_bytes(message: str) -> float:
+    """The request that failed, from the message of a `torch.OutOfMemoryError`, which has no field for it."""
+    found = re.search(r"allocate ([\d.]+) (bytes|[KMG]iB)", message)
+    if not found:
+        return 0.0
+    return float(found[1]) * {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[found[2]]

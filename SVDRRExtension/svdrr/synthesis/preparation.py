@@ -32,7 +32,7 @@ def prepare_source(radiograph: Radiograph, model: ModelDescription) -> NDArray[n
     assumed = ASSUMED_FILM_MM / max(rows, columns)
     row_mm, column_mm = radiograph.pixel_spacing_mm or (assumed, assumed)
     pixels = radiograph.pixels
-    if not is_drr(radiograph):
+    if not radiograph.has_drr_gray_scale:
         pixels = match_gray_levels(pixels, np.asarray(model.source_gray_levels))
     model_mm = model.field_of_view_mm / model.resolution
 
@@ -53,16 +53,6 @@ def prepare_source(radiograph: Radiograph, model: ModelDescription) -> NDArray[n
         (model_mm, model_mm),
     )
     return np.clip(sitk.GetArrayFromImage(resampled), 0.0, 1.0)
-
-
-def is_drr(radiograph: Radiograph) -> bool:
-    """Whether the radiograph was rendered by this software and so has the gray scale of `svdrr.drr.to_display`."""
-    provenance = radiograph.provenance
-    return (
-        provenance is not None
-        and provenance.method.startswith("DRR")
-        and provenance.settings.get("DisplayWindow", "full") == "full"
-    )
 
 
 def match_gray_levels(pixels: NDArray[np.float32], levels: NDArray[np.float64]) -> NDArray[np.float32]:

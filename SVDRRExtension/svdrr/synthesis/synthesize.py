@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 
 import torch
 from diffusers.utils.logging import disable_progress_bar
@@ -11,52 +14,87 @@ from diffusers.utils.logging import disable_progress_bar
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
 from svdrr.models import ModelDescription, find_model
-from svdrr.provenance import Provenance
+from svdrr.provenance import Provenance, source_text
 from svdrr.radiograph import Radiograph
-from svdrr.synthesis.pipeline import SVDRRPipeline
+from svdrr.synthesis.pipeline import SVDRRPipeline, free_gpu_memory
 from svdrr.synthesis.preparation import prepare_source
+from svdrr.synthesis.sampling import Sampling
 
-MAX_STEPS = 1000
+# On a GPU, a batch ends where more views would only make the first result, and a cancel, wait longer.
+_MOST_VIEWS = 16
+_MOST_PIXELS = 2048**2
+_BYTES_PER_PIXEL = 1024
+_VIEWS_ON_CPU = 4
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How views are sampled: denoising steps, guidance scale (1 is none), and the seed of the noise."""
+def choose_device(name: str) -> torch.device:
+    """The device called `name`: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, a GPU if there is one.
 
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int = 0
+    SVDRRError if this computer has no such device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise SVDRRError(f"Unknown device '{name}'; choose auto, cpu, cuda or one of several GPUs, such as cuda:1.")
+    gpus = torch.cuda.device_count()
+    device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        available = ", ".join(["cpu", *(f"cuda:{number}" for number in range(gpus))])
+        raise SVDRRError(f"There is no device '{name}' for PyTorch here; available: {available}.")
+    return device
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_inference_steps <= MAX_STEPS:
-            raise SVDRRError(f"The number of steps must lie in 1 to {MAX_STEPS}, not {self.num_inference_steps}.")
-        if not 0.0 <= self.guidance_scale <= 50.0:
-            raise SVDRRError(f"The guidance scale must lie in 0 to 50, not {self.guidance_scale:g}.")
-        if self.seed < 0:
-            raise SVDRRError(f"The seed must not be negative, and {self.seed} is.")
 
-    @classmethod
-    def default(cls, model: ModelDescription) -> Sampling:
-        """What the model's description recommends."""
-        return cls(model.num_inference_steps, model.guidance_scale)
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware has it, which NVIDIA's has since Ampere; not float16, in which the VAE overflows."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
+
+
+def default_batch_size(device: torch.device, resolution: int) -> int:
+    """How many views are made at once on `device`.
+
+    On a GPU as many as its free memory holds at 1 KiB per pixel, but no more than 16, or than 2048 x 2048 pixels hold.
+    On a CPU 4: larger batches are no faster there.
+    """
+    if device.type == "cpu":
+        return _VIEWS_ON_CPU
+    fitting = free_gpu_memory(device) // (_BYTES_PER_PIXEL * resolution**2)
+    return max(1, min(_MOST_VIEWS, _MOST_PIXELS // resolution**2, fitting))
 
 
 class Synthesizer:
-    """A loaded model that makes views; keep it to make more."""
+    """A loaded model that makes views; keep it to make more.
 
-    def __init__(self, model: str | ModelDescription) -> None:
+    device: see `choose_device`. compile: let ``torch.compile`` make the transformer faster; the first batch then takes
+    minutes, and less in later processes.
+    """
+
+    def __init__(self, model: str | ModelDescription, device: str = "auto", compile: bool = False) -> None:
         self.model = find_model(model) if isinstance(model, str) else model
+        self.device = choose_device(device)
         disable_progress_bar()
         try:
-            pipeline = SVDRRPipeline.from_pretrained(self.model.folder, local_files_only=True, use_safetensors=True)
+            pipeline = SVDRRPipeline.from_pretrained(
+                self.model.folder,
+                torch_dtype=choose_dtype(self.device),
+                local_files_only=True,
+                use_safetensors=True,
+            )
         except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
             raise SVDRRError(
                 f"The model '{self.model.name}' cannot be loaded; files in {self.model.folder} are missing or damaged."
             ) from error
-        # Weights are stored in half precision, in which a CPU is slow.
-        for part in (pipeline.vae, pipeline.vcdit, pipeline.image_encoder):
-            part.float()
-        self.pipeline = pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self.pipeline = pipeline.to(self.device)
+        except RuntimeError as error:  # too little memory, or a GPU that this PyTorch was not built for
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise SVDRRError(
+                f"The model '{self.model.name}' cannot be put on the device '{self.device}' ({reason}); "
+                "close other programs that use it, or choose cpu."
+            ) from error
+        if compile:
+            # In PyTorch's cache folder, because the default, the temporary folder, does not last.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).with_name("inductor")))
+            self.pipeline.vcdit.compile()
         self._weights_sha256 = self.model.weights_sha256()
 
     def synthesize(
@@ -66,26 +104,41 @@ class Synthesizer:
         sampling: Sampling | None = None,
         source_pose: CArmPose | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        batch_size: int | None = None,
     ) -> list[Radiograph]:
-        """One synthetic radiograph per pose, at the model's resolution, each with its view and provenance.
+        """All that `views` yields."""
+        return list(self.views(radiograph, poses, sampling, source_pose, on_step, batch_size))
 
-        source_pose: where the radiograph was taken from; by default its own view, or else PA about the origin.
-        on_step: called with the finished and the total number of denoising steps.
+    def views(
+        self,
+        radiograph: Radiograph,
+        poses: Sequence[CArmPose],
+        sampling: Sampling | None = None,
+        source_pose: CArmPose | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Radiograph]:
+        """Yields one synthetic radiograph per pose, as soon as its batch is done, with its view and provenance.
+
+        They have the model's resolution. source_pose: where the radiograph was taken from; by default its own view,
+        or else PA about the origin. on_step: called with the finished and the total number of denoising steps, each
+        view's counted; it may raise to cancel. batch_size: see `default_batch_size`. SVDRRError if the memory is not
+        enough for one view.
         """
-        sampling = sampling or Sampling.default(self.model)
+        sampling = sampling or Sampling.of(self.model)
         source_pose = source_pose or (radiograph.view.pose if radiograph.view else CArmPose())
-        source = prepare_source(radiograph, self.model)
-        images = self.pipeline(
-            source,
+        batches = self.pipeline.views(
+            prepare_source(radiograph, self.model),
             [relative_view_encoding(source_pose, pose) for pose in poses],
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             seed=sampling.seed,
+            batch_size=batch_size or default_batch_size(self.device, self.model.resolution),
             on_step=on_step,
         )
         provenance = Provenance(
             method="VCDiT",
-            source=f"{_kind(radiograph)} with pixels SHA-256 {radiograph.pixels_sha256()}",
+            source=source_text(radiograph.provenance, radiograph.pixels_sha256()),
             model=self.model.name,
             weights_sha256=self._weights_sha256,
             seed=sampling.seed,
@@ -96,12 +149,5 @@ class Synthesizer:
             },
         )
         detector = Detector.square(self.model.resolution, self.model.field_of_view_mm)
-        return [
-            Radiograph(image, detector.pixel_spacing_mm, View(pose, detector), provenance)
-            for image, pose in zip(images, poses, strict=True)
-        ]
-
-
-def _kind(radiograph: Radiograph) -> str:
-    """What a source image is, so that a view made from a computed image does not pass for one made from a real one."""
-    return f"computed image ({radiograph.provenance.method})" if radiograph.provenance else "radiograph"
+        for image, pose in zip(chain.from_iterable(batches), poses, strict=True):
+            yield Radiograph(image, detector.pixel_spacing_mm, View(pose, detector), provenance)

@@ -1,0 +1,103 @@
+"""What each kind of job does, in the worker's process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdrr.backend.jobs import EnhanceJob, Job, RenderJob, SynthesizeJob
+from svdrr.backend.validation import imaging_of, read_pixels
+from svdrr.ct import CTVolume
+from svdrr.ct.table import remove_table
+from svdrr.drr import Renderer
+from svdrr.drr.polyenergetic import make_beam_renderer
+from svdrr.models.registry import available_model
+from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
+from svdrr.render import render_views_with
+from svdrr.superres import enhance
+from svdrr.synthesis.sampling import Sampling
+
+if TYPE_CHECKING:
+    from svdrr.synthesis.synthesize import Synthesizer
+
+Report = Callable[[str, int, int], None]
+"""Called with the stage, and with the finished and the total number of its steps; it raises to cancel."""
+
+
+class Workbench:
+    """Does one job after the other, and keeps what the next may need: the model, the CT ready for rendering."""
+
+    def __init__(self, device: str, compile_model: bool) -> None:
+        self._device, self._compile = device, compile_model
+        self._model: tuple[str, Synthesizer] | None = None
+        self._ct: tuple[tuple[object, ...], Renderer, str] | None = None
+
+    def views(self, job: Job, pixels: Path, report: Report) -> Iterator[Radiograph]:
+        """The job's images, each as soon as it is finished. pixels: the job's .npy file, named by its hash."""
+        if isinstance(job, RenderJob):
+            yield from self._rendered(job, pixels, report)
+            return
+        image = read_pixels(pixels.read_bytes(), job)
+        if isinstance(job, SynthesizeJob):
+            yield from self._synthesized(job, image, report)
+        elif isinstance(job, EnhanceJob):
+            report("Enlarging", 0, 1)
+            yield enhance(Radiograph(image, job.pixel_spacing_mm, job.view), job.method, job.scale)
+        else:
+            yield Radiograph(image)
+
+    def _rendered(self, job: RenderJob, pixels: Path, report: Report) -> Iterator[Radiograph]:
+        renderer, source = self._renderer(job, pixels, report)
+
+        def finish(_: int, radiograph: Radiograph, __: NDArray[np.float32]) -> Radiograph:
+            return radiograph
+
+        views = render_views_with(renderer, job.poses, job.detector, finish, source, imaging_of(job))
+        report("Rendering", 0, len(job.poses))
+        for number, radiograph in enumerate(views, start=1):
+            yield radiograph
+            report("Rendering", number, len(job.poses))
+
+    def _renderer(self, job: RenderJob, pixels: Path, report: Report) -> tuple[Renderer, str]:
+        """A renderer of the job's CT, and what provenance calls that CT; kept while jobs differ in their views only."""
+        imaging = imaging_of(job)
+        key = (pixels.stem, job.ijk_to_ras, job.remove_table, imaging.beam, job.material, job.engine)
+        if self._ct is None or self._ct[0] != key:
+            self._ct = None
+            report("Reading the CT", 0, 0)
+            ct = CTVolume(read_pixels(pixels.read_bytes(), job).astype(np.float32), np.array(job.ijk_to_ras))
+            source = f"CT with voxels SHA-256 {hashlib.sha256(ct.hu.data).hexdigest()}"
+            if job.remove_table:
+                report("Removing the table", 0, 0)
+                ct, source = remove_table(ct).ct, f"{source}, table removed"
+            report("Preparing the CT", 0, 0)
+            self._ct = (key, make_beam_renderer(ct, imaging.beam, job.material, job.engine), source)
+        return self._ct[1:]
+
+    def _synthesized(self, job: SynthesizeJob, image: NDArray[np.float32], report: Report) -> Iterator[Radiograph]:
+        synthesizer = self._synthesizer(job.model, report)
+        # Its client knows more about the source, and says it in the provenance of what comes back.
+        origin = Provenance("DRR", "client") if job.source_is_drr else None
+        yield from synthesizer.views(
+            Radiograph(image, job.pixel_spacing_mm, provenance=origin),
+            job.poses,
+            Sampling.of(synthesizer.model, job.steps, job.guidance, job.seed),
+            job.source_pose,
+            on_step=lambda step, steps: report("Synthesizing", step, steps),
+        )
+
+    def _synthesizer(self, name: str, report: Report) -> Synthesizer:
+        if self._model is None or self._model[0] != name:
+            # The old model goes first, since two may not fit side by side.
+            self._model = None
+            report(f"Loading {name}", 0, 0)
+            from svdrr.synthesis.synthesize import Synthesizer
+
+            self._model = name, Synthesizer(available_model(name), self._device, self._compile)
+        return self._model[1]
