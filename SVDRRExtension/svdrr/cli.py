@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svdrr import __version__
+from svdrr.backend.cli import serve_command
 from svdrr.dataset.cli import app as dataset_app
-from svdrr.errors import SVDRRError
+from svdrr.errors import SVDRRError, counted
 
 if TYPE_CHECKING:
     from svdrr.radiograph import Radiograph
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Novel X-ray views from one radiograph, DRRs from CT, table removal. Synthetic images: not for diagnosis.",
 )
 app.add_typer(dataset_app, name="dataset")
+app.command("serve")(serve_command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on standard output.")]
 Series = Annotated[str | None, typer.Option(help="Which DICOM series of a folder: its number or SeriesInstanceUID.")]
@@ -92,7 +94,11 @@ def render(
     series: Series = None,
     as_json: Json = False,
 ) -> None:
-    """Render DRRs of a CT, one per view, about the center of the CT. Only primary radiation: there is no scatter."""
+    """Render DRRs of a CT, one per view, about the center of the CT. Only primary radiation: there is no scatter.
+
+    Of a views JSON file only the poses are read, with their isocenters where it states them; the detector is that of
+    --size and --side.
+    """
     from svdrr.ct.io import itk_warnings_silenced, read_ct
     from svdrr.ct.table import remove_table
     from svdrr.drr import check_engine
@@ -101,7 +107,7 @@ def render(
     from svdrr.files import whole_directory
     from svdrr.geometry import Detector, parse_views
     from svdrr.geometry.viewsets import views_document
-    from svdrr.render import Imaging, render_views
+    from svdrr.render import Imaging, render_views, require_in_view
 
     if not 16 <= size <= 4096:
         raise SVDRRError(f"The size must lie in 16 to 4096 pixels, not {size}.")
@@ -115,6 +121,8 @@ def render(
     parse_views(views, (0.0, 0.0, 0.0))
     volume = read_ct(ct, series)
     poses = parse_views(views, volume.isocenter_ras)
+    detector = Detector.square(size, side)
+    require_in_view(volume, poses, detector)
     source = f"CT with voxels SHA-256 {hashlib.sha256(volume.hu.data).hexdigest()}{', table removed' * table_removal}"
     with _placed(whole_directory, outdir) as folder:
         if table_removal:
@@ -127,11 +135,13 @@ def render(
 
         # Views are written on several threads; ITK's switch for warnings is global, so it is set once around them.
         with _progress("Rendering", len(poses)) as advance, itk_warnings_silenced():
-            for entry in render_views(volume, poses, Detector.square(size, side), write, engine, source, imaging):
+            for entry in render_views(volume, poses, detector, write, engine, source, imaging):
                 entries.append(entry)
                 advance()
         (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
-    _report(as_json, {"outdir": str(outdir), "views": len(poses)}, f"{len(poses)} views written to {outdir}.")
+    _report(
+        as_json, {"outdir": str(outdir), "views": len(poses)}, f"{counted(len(poses), 'view')} written to {outdir}."
+    )
 
 
 @app.command()
@@ -180,7 +190,7 @@ def synthesize(
         "weights_sha256": description.weights_sha256(),
         "seed": seed,
     }
-    _report(as_json, result, f"{len(poses)} SYNTHETIC views (not for diagnosis) written to {outdir}.")
+    _report(as_json, result, f"{counted(len(poses), 'SYNTHETIC view')} (not for diagnosis) written to {outdir}.")
 
 
 @app.command()

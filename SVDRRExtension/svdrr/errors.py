@@ -8,3 +8,8 @@ class SVDRRError(Exception):
 
     The command line prints the sentence and exits with code 2; a Slicer panel shows it as it is.
     """
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things for a sentence: ``1 view``, ``1,500 views``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sentences import assert_one_sentence
 
 from svdrr.ct import CTVolume
+from svdrr.ct.io import write_volume
+from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.drr import AttenuationVolume, attenuation, from_display, make_renderer, to_display
 from svdrr.drr.attenuation import EFFECTIVE_ENERGY_KEV
 from svdrr.drr.display import WINDOWS, apply_window, remove_window
 from svdrr.drr.materials import CT_ENERGY_KEV, attenuation_per_mm
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
+from svdrr.images import read_radiograph
+
+README = Path(__file__).parents[2] / "README.md"
 
 # No deadline: on a busy machine one slow example is no failure.
 quick = settings(max_examples=100, deadline=None)
@@ -44,6 +54,78 @@ def nist_per_mm(material: str, energy_kev: float) -> float:
 
 def ct_of(*hu: float) -> CTVolume:
     return CTVolume(np.array(hu, np.float32).reshape(1, 1, -1), np.eye(4))
+
+
+# --- What is refused ---------------------------------------------------------------------------------------
+
+AIR = np.full((3, 4, 5), -1000.0, np.float32)
+
+
+def changed(array: NDArray[Any], index: tuple[int, ...], value: float) -> NDArray[Any]:
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("hu", "affine", "reason"),
+    [
+        (changed(AIR, (1, 2, 3), np.nan), np.eye(4), "finite"),
+        (changed(AIR, (1, 2, 3), np.inf), np.eye(4), "finite"),
+        (changed(AIR, (1, 2, 3), -np.inf), np.eye(4), "finite"),
+        (AIR[:0], np.eye(4), r"with voxels, not float32 \(0, 4, 5\)"),
+        (AIR[0], np.eye(4), "float32 array"),
+        (AIR.astype(np.float64), np.eye(4), "not float64"),
+        (AIR.tolist(), np.eye(4), "not list"),
+        (None, np.eye(4), "not NoneType"),
+        (AIR, np.eye(3), "4 x 4"),
+        (AIR, np.eye(4).tolist(), "4 x 4"),
+        (AIR, np.eye(4).astype(str), "finite numbers"),
+        (AIR, changed(np.eye(4), (0, 3), np.nan), "finite numbers"),
+        (AIR, changed(np.eye(4), (0, 0), np.inf), "finite numbers"),
+        (AIR, changed(np.eye(4), (0, 0), 0.0), "invertible"),
+        (AIR, changed(np.eye(4), (3, 0), 1.0), "last row 0, 0, 0, 1"),
+        (AIR, 2.0 * np.eye(4), "last row 0, 0, 0, 1"),
+    ],
+)
+def test_what_is_no_ct_is_refused(hu: Any, affine: Any, reason: str) -> None:
+    with pytest.raises(SVDRRError, match=reason) as refusal:
+        CTVolume(hu, affine)
+    assert_one_sentence(refusal.value)
+
+
+def test_a_renderer_of_something_else_is_refused() -> None:
+    for volume in (AIR, ct_of(0.0)):
+        with pytest.raises(SVDRRError, match=f"needs an AttenuationVolume.*not {type(volume).__name__}") as refusal:
+            make_renderer(volume)  # type: ignore[arg-type]
+        assert str(refusal.value).endswith(".")
+
+
+def test_the_corners_of_a_ct_are_those_of_its_outer_voxels() -> None:
+    ct = CTVolume(AIR, np.diag([2.0, -3.0, 4.0, 1.0]))
+    corners = ct.corners_ras
+    assert corners.shape == (8, 3)
+    np.testing.assert_array_equal(corners.min(axis=0), [-1.0, -10.5, -2.0])
+    np.testing.assert_array_equal(corners.max(axis=0), [9.0, 1.5, 10.0])
+    np.testing.assert_allclose(corners.mean(axis=0), ct.isocenter_ras)
+
+
+# --- README ------------------------------------------------------------------------------------------------
+
+
+def test_the_example_in_the_readme_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = README.read_text(encoding="utf-8").partition("\n## DRRs\n")[2].partition("\n## ")[0]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    ct = thorax_phantom(1, ThoraxOptions(spacing_mm=10.0, table=True)).ct
+    write_volume(tmp_path / "ct.nii.gz", ct.hu, ct.ijk_to_ras)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, README, "exec"), {})
+    radiograph = read_radiograph(tmp_path / "drr.png")
+    assert radiograph.pixels.shape == (512, 512)
+    assert radiograph.pixels.max() > 0.3
+    assert radiograph.provenance is not None
+    assert radiograph.view is not None
+    assert radiograph.view.pose.label == "LAO 30° CRAN 10°"
 
 
 # --- Attenuation -------------------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rays import rays
+from sentences import assert_one_sentence
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, lps_to_ras, ras_to_lps
@@ -27,10 +31,10 @@ coordinates = st.floats(-500.0, 500.0)
 
 @st.composite
 def poses(draw: st.DrawFn) -> CArmPose:
-    """Any C-arm pose, the poles and several turns included."""
+    """Any C-arm pose, the poles and a whole turn both ways included."""
     radius = draw(st.floats(100.0, 3000.0))
     return CArmPose(
-        primary_deg=draw(st.floats(-720.0, 720.0)),
+        primary_deg=draw(st.floats(-360.0, 360.0)),
         secondary_deg=draw(st.floats(-90.0, 90.0) | st.sampled_from((-90.0, 90.0))),
         isocenter_ras=draw(st.tuples(coordinates, coordinates, coordinates)),
         source_to_isocenter_mm=radius,
@@ -404,9 +408,21 @@ NAN, INF = math.nan, math.inf
         ({"source_to_isocenter_mm": -1800.0}, "positive"),
         ({"source_to_isocenter_mm": 2000.0}, "less than the source-to-detector"),
         ({"source_to_detector_mm": 1000.0}, "less than the source-to-detector"),
+        ({"source_to_detector_mm": 1e12}, "must not exceed 100,000 mm"),
+        ({"isocenter_ras": (0.0, -1e6, 0.0)}, "must not exceed 100,000 mm"),
+        ({"primary_deg": 360.001}, "-360 to 360"),
+        ({"primary_deg": -1e9}, "-360 to 360"),
+        ({"primary_deg": "3"}, "finite"),
+        ({"primary_deg": True}, "finite"),
+        ({"primary_deg": None}, "finite"),
+        ({"primary_deg": 10**400}, "finite"),  # more than a float holds
+        ({"source_to_isocenter_mm": "far"}, "finite"),
+        ({"isocenter_ras": 5.0}, "three numbers"),
+        ({"isocenter_ras": "RAS"}, "three numbers"),
+        ({"isocenter_ras": (0.0, None, 0.0)}, "finite"),
     ],
 )
-def test_bad_poses_are_refused_in_one_sentence(arguments: dict[str, float], reason: str) -> None:
+def test_bad_poses_are_refused_in_one_sentence(arguments: dict[str, object], reason: str) -> None:
     with pytest.raises(SVDRRError, match=reason) as refusal:
         CArmPose(**arguments)  # type: ignore[arg-type]
     assert_one_sentence(refusal.value)
@@ -421,17 +437,82 @@ def test_bad_poses_are_refused_in_one_sentence(arguments: dict[str, float], reas
         (10, 10, (1.0, -1.0)),
         (10, 10, (NAN, 1.0)),
         (10, 10, (1.0, INF)),
+        (32.5, 32, (1.0, 1.0)),
+        (32.0, 32, (1.0, 1.0)),
+        (True, 32, (1.0, 1.0)),
+        ("32", 32, (1.0, 1.0)),
+        (10**6, 10**6, (1.0, 1.0)),
+        (32, 65_537, (1.0, 1.0)),
+        (32, 32, 1.0),
+        (32, 32, (1.0,)),
+        (32, 32, np.array(1.0)),
+        (32, 32, (1.0, 1.0, 1.0)),
+        (32, 32, ("1", "1")),
+        (32, 32, None),
     ],
 )
-def test_bad_detectors_are_refused_in_one_sentence(rows: int, columns: int, spacing: tuple[float, float]) -> None:
+def test_bad_detectors_are_refused_in_one_sentence(rows: Any, columns: Any, spacing: Any) -> None:
     with pytest.raises(SVDRRError, match="detector") as refusal:
         Detector(rows, columns, spacing)
     assert_one_sentence(refusal.value)
 
 
-def assert_one_sentence(error: SVDRRError) -> None:
-    text = str(error)
-    assert text[0].isupper()
-    assert text.endswith(".")
-    assert "\n" not in text
-    assert ". " not in text
+def test_numbers_of_numpy_are_numbers() -> None:
+    pose = CArmPose(np.float32(30.0), np.int64(10), tuple(np.zeros(3)))  # type: ignore[arg-type]
+    view = View(pose, Detector(np.int64(8), np.int32(9), (np.float32(1.0), 2)))  # type: ignore[arg-type]
+    np.testing.assert_allclose(view.project(np.zeros(3)), [[4.0, 3.5]], atol=1e-9)
+
+
+# --- Views that miss ---------------------------------------------------------------------------------------
+
+
+def meets(view: View, corners_ras: NDArray[np.float64]) -> bool:
+    """Whether any ray through a fine grid over the detector's pixels meets the box, whose corners come in order."""
+    origin, edges = corners_ras[0], corners_ras[[4, 2, 1]] - corners_ras[0]
+    to_box = np.linalg.inv(edges.T)
+    source = to_box @ (view.pose.source_ras - origin)
+    directions = (rays(view) @ to_box.T).reshape(-1, 3)
+    directions[directions == 0.0] = 1e-300
+    near, far = -source / directions, (1.0 - source) / directions
+    enter, leave = np.minimum(near, far).max(axis=1), np.maximum(near, far).min(axis=1)
+    return bool((leave >= np.maximum(enter, 0.0)).any())
+
+
+def box(center: tuple[float, float, float], edge: float = 100.0) -> NDArray[np.float64]:
+    return np.array([np.add(center, offset) for offset in product((-edge / 2.0, edge / 2.0), repeat=3)])
+
+
+@quick
+@given(st.tuples(coordinates, coordinates, coordinates), st.floats(-360.0, 360.0), st.floats(-89.0, 89.0))
+def test_a_view_that_sees_a_box_does_not_miss_it(
+    center: tuple[float, float, float], primary: float, secondary: float
+) -> None:
+    view = View(CArmPose(primary, secondary, source_to_isocenter_mm=300.0, source_to_detector_mm=500.0), FILM)
+    corners = box(center)
+    if meets(view, corners):
+        assert not view.misses(corners)
+
+
+FILM = Detector.square(40, 400.0)
+
+
+@pytest.mark.parametrize(
+    ("center", "missed"),
+    [
+        ((0.0, 0.0, 0.0), False),
+        # At PA, 1800 mm from the source, the film of ±200 mm sees ±180 mm, and 185 mm behind the box's far face.
+        ((229.0, 0.0, 0.0), False),
+        ((236.0, 0.0, 0.0), True),
+        ((-236.0, 0.0, 0.0), True),
+        ((0.0, 0.0, 236.0), True),
+        ((0.0, 0.0, -236.0), True),
+        ((0.0, 1e4, 0.0), False),  # beyond the detector, where rays still go
+        ((0.0, -1849.0, 0.0), False),  # one millimeter of it in front of the source
+        ((0.0, -1851.0, 0.0), True),  # all of it behind
+        ((0.0, -9000.0, 9000.0), True),
+    ],
+)
+def test_which_boxes_a_pa_view_misses(center: tuple[float, float, float], missed: bool) -> None:
+    view, corners = View(CArmPose(), FILM), box(center)
+    assert view.misses(corners) == missed
+    assert meets(view, corners) != missed

@@ -153,6 +153,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, write_dx: WriteDX) -> Path:
     (folder / "folder.png").mkdir()
     (folder / "folder.nrrd").mkdir()
     (folder / "broken.json").write_text("{")
+    beside = [{"primary_deg": 0}, {"primary_deg": 30, "isocenter_ras_mm": [5000, 0, 0]}]
+    (folder / "beside.json").write_text(json.dumps({"format": "svdrr-views-1", "views": beside}))
+    misspelled = [{"primary_deg": 0, "secondry_deg": 10}]
+    (folder / "misspelled.json").write_text(json.dumps({"format": "svdrr-views-1", "views": misspelled}))
+    write_series(folder / "study" / "A" / "1", hu, AFFINE)
+    write_series(folder / "study" / "B", hu, AFFINE)
     return folder
 
 
@@ -298,6 +304,24 @@ def test_render(svdrr: Run, world: Path, tmp_path: Path) -> None:
         column, row = expected.project(rod_ras)[0]
         brightest = np.argwhere(line_integrals > 0.98 * line_integrals.max()).mean(axis=0)
         assert np.abs(brightest - (row, column)).max() < 4.0
+
+
+def test_render_reads_the_views_that_it_wrote(svdrr: Run, world: Path, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    done = svdrr("render", world / "ct.nrrd", first, "--views", "sweep:30:30:5", "--size", 24)
+    assert done.out == f"1 view written to {first}.\n"
+    # The detector is not that of the file.
+    assert svdrr("render", world / "ct.nrrd", again, "--views", first / "views.json", "--size", 32).code == 0
+    before, after = (read_radiograph(folder / "drr_00000.png").view for folder in (first, again))
+    assert before is not None
+    assert after == View(before.pose, Detector.square(32))
+
+
+def test_a_view_that_misses_is_refused_before_the_table_is_removed(
+    svdrr: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svdrr.ct.table.remove_table", lambda ct: pytest.fail("the work has begun"))
+    refused(svdrr, world, "misses the CT", "render", world / "ct.nrrd", world / "out", "--views", world / "beside.json")
 
 
 def test_render_removes_the_table_first(svdrr: Run, phantom: tuple[Path, NDArray[np.uint8]], tmp_path: Path) -> None:
@@ -553,6 +577,7 @@ SYNTHESIZE_AFTER = ("--views", VIEWS, "--model", "tiny", "--steps", "1")
 BAD_CT = {
     "missing.nrrd": "There is no file or folder",
     "empty": "is empty",
+    "study": "itself holds no DICOM images; give the one below it that does: ",
     "mr": "is an MR image, not a CT",
     "nan.nrrd": "1 NaN or infinite voxel",
     "RG1": "is a radiograph (CR), not a CT",
@@ -586,6 +611,9 @@ BAD_OPTIONS = [
     ("render ct.nrrd out --views hemisphere:0", "1 to 100,000 views, not 0"),
     ("render ct.nrrd out --views missing.json", "Cannot read the view file"),
     ("render ct.nrrd out --views broken.json", "not valid JSON"),
+    ("render ct.nrrd out --views file", "must end in .json; rename 'file' if it is one"),
+    ("render ct.nrrd out --views misspelled.json", "unknown key 'secondry_deg'"),
+    ("render ct.nrrd out --views beside.json", "View 2 of 2 (LAO 30°) misses the CT"),
     ("render ct.nrrd out --engine magic", f"Unknown DRR engine 'magic'; choose one of: {', '.join(ENGINES)}"),
     ("render ct.nrrd out --size 0", "16 to 4096 pixels, not 0"),
     ("render ct.nrrd out --size 5000", "16 to 4096 pixels, not 5000"),
@@ -663,6 +691,11 @@ def test_bad_radiographs(svdrr: Run, world: Path, name: str) -> None:
 def test_bad_options(svdrr: Run, world: Path, command: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
     refused(svdrr, world, words, *command.split())
+
+
+def test_folders_with_dicom_are_named(svdrr: Run, world: Path) -> None:
+    sentence = svdrr("render", world / "study", world / "out", *RENDER_AFTER).sentence
+    assert sentence.endswith(f"{world / 'study' / 'A' / '1'}, {world / 'study' / 'B'}.")
 
 
 def test_a_ct_without_a_body(svdrr: Run, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def write_series(
     shear: float = 0.0,
 ) -> str:
     """DICOM slices with rescale, in shuffled file order; shear in mm per slice along i tilts the gantry."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     lps = ras_to_lps(affine)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     direction = lps[:3, :3] / spacing

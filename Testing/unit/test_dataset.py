@@ -306,7 +306,7 @@ def test_a_patient_more_moves_no_other(
     write_volume(more, ct.hu, ct.ijk_to_ras)
     code, _, err = run(capfd, "build", more, out, *OPTIONS)
     assert (code, err.count("\n")) == (2, 1)
-    assert "3 CTs that are not among these inputs" in err
+    assert "holds 3 CTs from outside these inputs" in err
     assert manifest_of(out) == manifest_of(whole)
     assert run(capfd, "build", cts, more, out, *OPTIONS)[0] == 0
     before, after = manifest_of(whole), manifest_of(out)
@@ -358,7 +358,8 @@ def test_bad_cts_are_skipped_with_a_sentence(mixed: Path, tmp_path: Path, capfd:
     out = tmp_path / "out"
     code, stdout, err = run(capfd, "build", mixed, out, *OPTIONS, "--max-slice-thickness", "11")
     assert code == 0
-    assert "1 CTs" in stdout
+    assert "1 CT, 24 SYNTHETIC images" in stdout
+    assert stdout.endswith("24 written now, 0 found in place.\n")
     assert "Warning: 7 of the CTs" in err
     assert str(mixed / FOLDER / "junk.nii.gz") in err
     assert err.count("Skipped CT") == 6  # That one CT is there twice is no fault.
@@ -386,9 +387,43 @@ def test_none_that_works_is_an_error_and_other_settings_may_follow(
     out = tmp_path / "out"
     code, stdout, err = run(capfd, "build", mixed / FOLDER / "thick", out, *OPTIONS, "--max-slice-thickness", "2.5")
     assert (code, stdout) == (2, "")
-    assert "None of the 1 CTs could be used" in err.splitlines()[-1]
-    assert not (out / "manifest.json").exists()
+    assert "No CT is left: The CT's slices are 12.00 mm apart" in err.splitlines()[-1]
+    assert not out.exists()
     assert run(capfd, "build", mixed / FOLDER / "thick", out, *OPTIONS)[0] == 0
+
+
+def test_a_folder_of_another_modality_is_named(cts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ct = phantom(3)
+    write_series(tmp_path / "in" / "mr", ct.hu, ct.ijk_to_ras, modality="MR")
+    code, stdout, err = run(capfd, "build", tmp_path / "in", tmp_path / "out", *OPTIONS)
+    assert (code, stdout, err.count("\n")) == (2, "", 1)
+    assert f"only 1 MR series (the first in {tmp_path / 'in' / 'mr'})" in err
+    write_series(tmp_path / "in" / "ct", ct.hu, ct.ijk_to_ras)
+    code, stdout, err = run(capfd, "build", tmp_path / "in", tmp_path / "out", *OPTIONS)
+    assert code == 0
+    assert "1 CT, " in stdout
+    assert f"svdrr: Left out what is no CT: 1 MR series (the first in {tmp_path / 'in' / 'mr'}).\n" in err
+
+
+def test_a_ct_that_a_view_misses_is_skipped(cts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    views = [{"primary_deg": 0}, {"primary_deg": 90, "isocenter_ras_mm": [0, 0, 5000]}]
+    (tmp_path / "views.json").write_text(json.dumps({"format": "svdrr-views-1", "views": views}))
+    options = ("--views", tmp_path / "views.json", "--sizes", "32")
+    code, _, err = run(capfd, "build", cts / "1.nii.gz", tmp_path / "out", *options)
+    assert code == 2
+    assert "View 2 of 2 (left lateral) misses the CT" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_that_comes_out_empty_is_named(cts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ("--views", "hemisphere:2", "--sizes", "16")
+    for number, shares in enumerate(("1,1,1", "1,0,0")):
+        code, _, err = run(capfd, "build", cts / "1.nii.gz", tmp_path / str(number), *options, "--split", shares)
+        assert code == 0
+        empty = [name for name in ("train", "val", "test") if shares == "1,1,1" and name not in err]
+        assert err.count("came out empty") == (shares == "1,1,1")
+        assert len(empty) == (shares == "1,1,1")
+        assert err.count("\n") == (shares == "1,1,1")
 
 
 # What is refused
@@ -537,10 +572,62 @@ def test_show_and_verify(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     shard.write_bytes(content)
     code, _, err = run(capfd, "verify", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"1 shards are missing or changed (the first: shards/32/{shard.name})" in err
+    assert f"1 file of {out} missing or changed (the first: shards/32/{shard.name})" in err
     shard.write_bytes(content[:4000])
     with pytest.raises(SVDRRError, match="missing or damaged"):
         list(read_samples(out))
     code, _, err = run(capfd, "show", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert dataset_build.verify(whole) == []
+
+
+DESTROYED = ("index.json", "settings.json", "cts/*.json", "shards/48/*.tar")
+
+
+@pytest.mark.parametrize("content", [None, b"{}\n", b'{"format": "svdrr-dataset-1", "shards": []}'])
+@pytest.mark.parametrize("name", DESTROYED)
+def test_verify_finds_any_file_and_build_renews_it(
+    cts: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes | None
+) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(whole, out)
+    file = sorted(out.glob(name))[1 if "*" in name else 0]
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    code, stdout, err = run(capfd, "verify", out)
+    assert (code, stdout, err.count("\n")) == (2, "", 1)
+    assert f"1 file of {out} missing or changed (the first: {file.relative_to(out)})" in err
+    code, stdout, _ = run(capfd, "build", cts, out, *OPTIONS)
+    rendered = 12 if file.suffix == ".tar" else 0
+    assert code == 0
+    assert f"{rendered} written now, {72 - rendered} found in place" in stdout
+    assert hashes(out) == hashes(whole)
+    assert run(capfd, "verify", out)[0] == 0
+
+
+def test_a_shard_with_one_wrong_bit_is_rendered_again(
+    cts: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(whole, out)
+    shard = sorted(out.glob("shards/*/*.tar"))[0]
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    code, stdout, _ = run(capfd, "build", cts, out, *OPTIONS, "--json")
+    assert (code, json.loads(stdout)["written_now"]) == (0, 12)
+    assert hashes(out) == hashes(whole)
+
+
+def test_a_manifest_of_nothing_is_called_damaged(
+    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(whole, out)
+    (out / "manifest.json").write_text('{"format": "svdrr-dataset-1"}')
+    for command in ("verify", "show"):
+        code, _, err = run(capfd, command, out)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "manifest.json is damaged" in err

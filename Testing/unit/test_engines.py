@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from rays import rays
 from scipy import ndimage
 
 from svdrr.ct import CTVolume
@@ -55,21 +56,6 @@ def grid(
     matrix[:3, :3] = (np.eye(3) if rotation is None else rotation) @ np.diag(spacing)
     matrix[:3, 3] = center - matrix[:3, :3] @ ((np.array(shape[::-1]) - 1.0) / 2.0)
     return matrix
-
-
-def pixel_centers(view: View) -> Array:
-    """RAS (rows, columns, 3) of the pixels, from the detector's center outwards."""
-    right, down = view.pose.image_axes
-    row_mm, column_mm = view.detector.pixel_spacing_mm
-    columns = (np.arange(view.detector.columns) - (view.detector.columns - 1) / 2.0) * column_mm
-    rows = (np.arange(view.detector.rows) - (view.detector.rows - 1) / 2.0) * row_mm
-    return view.pose.detector_center_ras + columns[None, :, None] * right + rows[:, None, None] * down
-
-
-def rays(view: View) -> Array:
-    """Unit vectors (rows, columns, 3) from the source to the pixels."""
-    directions = pixel_centers(view) - view.pose.source_ras
-    return np.asarray(directions / np.linalg.norm(directions, axis=-1, keepdims=True))
 
 
 def box_chords(view: View, ijk_to_ras: Array, low: tuple[int, int, int], high: tuple[int, int, int]) -> Array:

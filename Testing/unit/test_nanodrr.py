@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
+from rays import rays
 
 from svdrr.ct import CTVolume
 from svdrr.ct.io import read_ct
@@ -50,17 +51,6 @@ def affine(shape: tuple[int, int, int], axes: Array, spacing: tuple[float, ...],
     matrix[:3, :3] = axes @ np.diag(spacing)
     matrix[:3, 3] = center - matrix[:3, :3] @ ((np.array(shape[::-1]) - 1.0) / 2.0)
     return matrix
-
-
-def rays(view: View) -> Array:
-    """Unit vectors (rows, columns, 3) from the source to the pixels."""
-    right, down = view.pose.image_axes
-    row_mm, column_mm = view.detector.pixel_spacing_mm
-    columns = (np.arange(view.detector.columns) - (view.detector.columns - 1) / 2.0) * column_mm
-    rows = (np.arange(view.detector.rows) - (view.detector.rows - 1) / 2.0) * row_mm
-    across = columns[None, :, None] * right + rows[:, None, None] * down
-    directions = view.pose.source_to_detector_mm * view.pose.detector_direction + across
-    return np.asarray(directions / np.linalg.norm(directions, axis=-1, keepdims=True))
 
 
 def slabs(view: View, ijk_to_ras: Array, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:

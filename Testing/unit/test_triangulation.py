@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sentences import assert_one_sentence
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
@@ -136,6 +137,13 @@ def test_more_views_average_their_noise() -> None:
     assert float(np.sqrt(np.mean(found.pixel_distances**2))) == pytest.approx(0.5 * math.sqrt(2.0), rel=0.25)
 
 
+def test_pixels_as_project_gives_them_are_taken() -> None:
+    seen_by, point = [PA, LATERAL], np.array([5.0, 6.0, 7.0])
+    found = triangulate(seen_by, [view.project(point) for view in seen_by])
+    np.testing.assert_allclose(found.point_ras, point, atol=1e-9)
+    np.testing.assert_array_equal(found.point_ras, triangulate(seen_by, pixels_of(point, seen_by)).point_ras)
+
+
 PARALLEL = {
     "the same view twice": [PA, PA],
     "another detector": [PA, View(CArmPose(), Detector(100, 90, (1.0, 3.0)))],
@@ -177,6 +185,11 @@ def test_parallel_views_with_a_third_are_taken() -> None:
         ([PA, LATERAL], [[[1.0, 2.0], [1.0, 2.0]]], "shape"),
         ([PA, LATERAL], [[1.0, 2.0], [math.nan, 2.0]], "finite"),
         ([PA, LATERAL], [[1.0, math.inf], [1.0, 2.0]], "finite"),
+        ([PA, LATERAL], [[1.0, 2.0], [1.0]], "two numbers"),
+        ([PA, LATERAL], [[1.0, 2.0], None], "two numbers"),
+        ([PA, LATERAL], [["1", "2"], ["1", "2"]], "two numbers"),
+        ([PA, LATERAL], "pixels", "two numbers"),
+        ([PA, LATERAL], np.zeros((2, 2, 2)), "shape"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(seen_by: list[View], pixels: object, reason: str) -> None:
@@ -191,11 +204,3 @@ def test_rays_that_part_from_one_another_are_refused() -> None:
     with pytest.raises(SVDRRError, match="behind a source") as refusal:
         triangulate([right, left], [[0.0, 127.5], [255.0, 127.5]])
     assert_one_sentence(refusal.value)
-
-
-def assert_one_sentence(error: SVDRRError) -> None:
-    text = str(error)
-    assert text[0].isupper()
-    assert text.endswith(".")
-    assert "\n" not in text
-    assert ". " not in text

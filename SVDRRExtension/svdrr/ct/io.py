@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from svdrr.ct.volume import CTVolume
-from svdrr.errors import SVDRRError
+from svdrr.errors import SVDRRError, counted
 from svdrr.files import whole_file
 from svdrr.geometry.frames import lps_to_ras, ras_to_lps
 
@@ -29,6 +30,9 @@ _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _READABLE_SUFFIXES = (*_NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 _RADIOGRAPH_MODALITIES = ("CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX")
 
+# What the file says: float32 (k, j, i), and ijk_to_ras (4, 4).
+_Voxels = tuple[NDArray[np.float32], NDArray[np.float64]]
+
 _MODALITY = "0008|0060"
 _SERIES_UID = "0020|000e"
 _SERIES_NUMBER = "0020|0011"
@@ -37,6 +41,10 @@ _SERIES_NUMBER = "0020|0011"
 _AIR_BELOW_HU = -200.0
 _TISSUE_ABOVE_HU = -200.0
 _IMPLAUSIBLE_HU = 1e5
+
+# Of folders named and searched, where the one given holds no slices itself.
+_MOST_NAMED = 3
+_MOST_FOLDERS_SEARCHED = 1000
 
 # Positions in DICOM are rounded; more than this fraction of the slice distance is a missing slice.
 _SLICE_DISTANCE_TOLERANCE = 0.1
@@ -56,9 +64,9 @@ def read_ct(path: Path, series: str | None = None) -> CTVolume:
     if path.is_file() and series is not None:
         raise SVDRRError(f"A series can only be chosen in a folder of DICOM slices, and {path} is a file.")
     with itk_warnings_silenced():
-        ct = _read_directory(path, series) if path.is_dir() else _read_file(path)
-    check_hounsfield_units(ct.hu, str(path))
-    return ct
+        hu, ijk_to_ras = _read_directory(path, series) if path.is_dir() else _read_file(path)
+    check_hounsfield_units(hu, str(path))
+    return CTVolume(hu, ijk_to_ras)
 
 
 def require_writable_suffix(path: Path) -> None:
@@ -95,7 +103,7 @@ def write_volume(
 # One file
 
 
-def _read_file(path: Path) -> CTVolume:
+def _read_file(path: Path) -> _Voxels:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader_io = reader.GetImageIOFromFileName(str(path))
@@ -116,7 +124,7 @@ def _read_file(path: Path) -> CTVolume:
         image = reader.Execute()
         if image.GetDimension() == 4:
             image = image[:, :, :, 0]
-    return CTVolume(sitk.GetArrayFromImage(image), lps_to_ras(_ijk_to_lps(image)))
+    return sitk.GetArrayFromImage(image), lps_to_ras(_ijk_to_lps(image))
 
 
 def _check_modality(modality: str, path: Path) -> None:
@@ -170,7 +178,7 @@ class _Slice:
         return np.asarray(np.cross(self.ijk_to_lps[:3, 0], self.ijk_to_lps[:3, 1]))
 
 
-def _read_directory(path: Path, series: str | None) -> CTVolume:
+def _read_directory(path: Path, series: str | None) -> _Voxels:
     slices = _choose_series(_dicom_images(path), series, path)
     _check_modality(slices[0].modality, path)
     if len(slices) == 1:
@@ -188,7 +196,7 @@ def _read_directory(path: Path, series: str | None) -> CTVolume:
     reader.SetOutputPixelType(sitk.sitkFloat32)
     with _read_errors(path):
         image = reader.Execute()
-    return CTVolume(sitk.GetArrayFromImage(image), lps_to_ras(ijk_to_lps))
+    return sitk.GetArrayFromImage(image), lps_to_ras(ijk_to_lps)
 
 
 def _dicom_images(path: Path) -> list[_Slice]:
@@ -198,9 +206,31 @@ def _dicom_images(path: Path) -> list[_Slice]:
         return slices
     if not any(path.iterdir()):
         raise SVDRRError(f"The folder {path} is empty; give the folder that holds the CT's DICOM slices.")
+    below = list(islice(_folders_with_dicom(path), _MOST_NAMED + 1))
+    if below:
+        named = ", ".join(map(str, below[:_MOST_NAMED])) + (", …" if len(below) > _MOST_NAMED else "")
+        raise SVDRRError(f"The folder {path} itself holds no DICOM images; give the one below it that does: {named}.")
     raise SVDRRError(
         f"The folder {path} holds no DICOM images; give the folder that directly holds the slices, or a file."
     )
+
+
+def _folders_with_dicom(path: Path) -> Iterator[Path]:
+    """Folders below `path` that hold DICOM files, which have four letters after their preamble (PS3.10, 7.1)."""
+    for name, folders, files in islice(os.walk(path), _MOST_FOLDERS_SEARCHED):
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        if any(_has_preamble(Path(name, file)) for file in sorted(files) if not file.startswith(".")):
+            yield Path(name)
+
+
+def _has_preamble(file: Path) -> bool:
+    try:
+        if not file.is_file():
+            return False  # A pipe, which would wait for its other end.
+        with file.open("rb") as content:
+            return content.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _slice_header(file: Path) -> _Slice | None:
@@ -294,7 +324,9 @@ def check_hounsfield_units(hu: NDArray[np.float32], name: str) -> None:
     """SVDRRError, in a sentence that begins with `name`, unless the voxels can be HU of a CT."""
     bad = hu.size - int(np.count_nonzero(np.isfinite(hu)))
     if bad:
-        raise SVDRRError(f"{name} holds {bad} NaN or infinite voxels; set them to -1000 (air) first.")
+        raise SVDRRError(
+            f"{name} holds {counted(bad, 'NaN or infinite voxel')}; replace what is no number by -1000 (air) first."
+        )
     low, high = float(hu.min()), float(hu.max())
     if low < _AIR_BELOW_HU and high > _TISSUE_ABOVE_HU and max(-low, high) < _IMPLAUSIBLE_HU:
         return

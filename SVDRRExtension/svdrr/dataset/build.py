@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from svdrr.dataset.discover import Source, find_cts
+from svdrr.dataset.discover import LeftOut, Source, find_cts
 from svdrr.dataset.one_ct import Outcome, Work, build_ct
-from svdrr.dataset.settings import FORMAT, SETTINGS_FILE, SPLITS, Settings, read_json, write_json
+from svdrr.dataset.settings import (
+    FORMAT,
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+    SPLITS,
+    Settings,
+    json_bytes,
+    read_json,
+    read_manifest,
+    write_json,
+)
 from svdrr.dataset.shards import file_sha256
-from svdrr.errors import SVDRRError
+from svdrr.errors import SVDRRError, counted
 from svdrr.provenance import SYNTHETIC_LABEL
 
 INDEX_FILE = "index.json"
-MANIFEST_FILE = "manifest.json"
 
 _LOCK_FILE = ".lock"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}(\.\w+)*")
@@ -43,11 +52,15 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Summary:
-    """cts: how many are in the data set. skipped: how many are not. samples: by split."""
+    """cts: how many are in the data set. skipped: how many are not. samples: by split. rendered: how many of the
+    samples were rendered now, not found in place. left_out: DICOM series that are no CT.
+    """
 
     cts: int
     skipped: int
-    samples: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, int]
+    rendered: int
+    left_out: LeftOut
 
 
 def build_dataset(
@@ -66,7 +79,8 @@ def build_dataset(
     Raises SVDRRError where the folders or the settings do not fit, the disk is full, or no CT could be used.
     """
     _check_folders(inputs, out)
-    sources = find_cts(inputs, watcher.on_folder)
+    left_out: LeftOut = {}
+    sources = find_cts(inputs, watcher.on_folder, left_out.update)
     out = out.resolve()
     work = Work(settings, views, engine, out)
     pixels_per_ct = settings.views_per_ct * sum(size**2 for size in settings.sizes)
@@ -83,7 +97,8 @@ def build_dataset(
             done += pixels_per_ct
             watcher.on_pixels(done)
             watcher.on_ct(index + 1, sources[index], outcome)
-        return _conclude(out, settings, sources, [outcome for outcome in outcomes if outcome is not None])
+        summary = _conclude(out, settings, sources, [outcome for outcome in outcomes if outcome is not None])
+        return replace(summary, left_out=left_out)
 
 
 def _outcomes(
@@ -112,7 +127,7 @@ def _check_folders(inputs: Sequence[Path], out: Path) -> None:
         source = given.resolve()
         if place == source or (source in place.parents and source.is_dir()) or place in source.parents:
             raise SVDRRError(f"The data set {out} and the CTs in {given} must not lie in one another; choose another.")
-    if out.is_dir() and not (out / SETTINGS_FILE).exists():
+    if out.is_dir() and not any((out / name).exists() for name in (SETTINGS_FILE, MANIFEST_FILE)):
         strange = [path.name for path in out.iterdir() if path.name != _LOCK_FILE and not _is_temporary(path)]
         if strange:
             raise SVDRRError(f"The folder {out} is not empty and no data set; choose a new folder.")
@@ -120,7 +135,11 @@ def _check_folders(inputs: Sequence[Path], out: Path) -> None:
 
 @contextmanager
 def _locked(out: Path, settings: Settings) -> Iterator[None]:
-    """The folder made ready, and no other build in it meanwhile; a killed build's lock is gone with it."""
+    """The folder made ready, and no other build in it meanwhile; a killed build's lock is gone with it.
+
+    A folder that was made here goes again where the block fails before anything is rendered.
+    """
+    is_new = not out.exists()
     try:
         out.mkdir(exist_ok=True)
         lock = (out / _LOCK_FILE).open("w")
@@ -135,29 +154,45 @@ def _locked(out: Path, settings: Settings) -> Iterator[None]:
             pass  # Windows.
         except OSError:
             raise SVDRRError(f"Another build is writing into {out}; wait for it, or choose another folder.") from None
-        _begin(out, settings)
-        yield
+        try:
+            _begin(out, settings)
+            yield
+        except BaseException:
+            if is_new and not _has_begun(out):
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 def _begin(out: Path, settings: Settings) -> None:
     _remove_temporaries(out)
     file, document = out / SETTINGS_FILE, settings.document()
-    started = any(any((out / name).rglob("*.*")) for name in ("shards", "cts"))
-    if file.exists() and started:
-        before = read_json(file)
+    if _has_begun(out):
+        before = _settings_of(out)
         changed = sorted(name for name in document | before if document.get(name) != before.get(name))
         if changed:
             names = ", ".join(name.replace("_", " ") for name in changed)
             raise SVDRRError(
                 f"The data set {out} was begun with other settings ({names}); repeat those or choose a new folder."
             )
-    else:
-        write_json(file, document)
+    write_json(file, document)
     try:
         for folder in ("cts", *(f"shards/{size}" for size in settings.sizes)):
             (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SVDRRError(f"Cannot write {out}: {error.strerror}.") from None
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether anything has been rendered."""
+    return any(not _is_temporary(path) for name in ("shards", "cts") for path in (out / name).rglob("*.*"))
+
+
+def _settings_of(out: Path) -> dict[str, Any]:
+    """What a data set was begun with. The manifest of a finished one knows it, too, should the file be damaged."""
+    with suppress(SVDRRError):
+        settings: dict[str, Any] = read_manifest(out)["settings"]
+        return settings
+    return read_json(out / SETTINGS_FILE)
 
 
 def _is_temporary(path: Path) -> bool:
@@ -179,6 +214,7 @@ def _conclude(out: Path, settings: Settings, sources: list[Source], outcomes: li
     built: dict[str, dict[str, Any]] = {}
     people: dict[str, set[str]] = {}
     skipped = []
+    rendered: dict[str, int] = {}
     for number, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
         reason = outcome.reason
         if outcome.entry is not None:
@@ -186,15 +222,19 @@ def _conclude(out: Path, settings: Settings, sources: list[Source], outcomes: li
             people.setdefault(source.patient, set()).add(outcome.key)
             reason = _DUPLICATE if outcome.key in built else ""
             built[outcome.key] = outcome.entry
+            # The most, not the sum: two workers may have had the same CT at once.
+            rendered[outcome.key] = max(outcome.rendered, rendered.get(outcome.key, 0))
         if reason:
             skipped.append({"input": number, "ct": outcome.key, "reason": reason})
     if not built:
-        raise SVDRRError(f"None of the {len(sources)} CTs could be used; the first: {outcomes[0].sentence}")
+        problem = f"None of the {len(sources):,} CTs could be used; the first" if len(sources) > 1 else "No CT is left"
+        raise SVDRRError(f"{problem}: {outcomes[0].sentence}")
     others = sorted({marker.stem for marker in (out / "cts").glob("*.json")} - set(built))
     if others:
         raise SVDRRError(
-            f"The data set {out} also holds {len(others)} CTs that are not among these inputs (such as {others[0]}); "
-            "give all inputs together, so that no patient comes into two splits; what was rendered stays."
+            f"The data set {out} also holds {counted(len(others), 'CT')} from outside these inputs "
+            f"(such as {others[0]}); give all inputs together, so that no patient comes into two splits; "
+            "what was rendered stays."
         )
     patient_of = patients(people.values())
     split_of = {patient: split(patient, settings.split) for patient in set(patient_of.values())}
@@ -215,7 +255,7 @@ def _conclude(out: Path, settings: Settings, sources: list[Source], outcomes: li
     made_with = {"settings": settings.document(), "index_sha256": file_sha256(out / INDEX_FILE)}
     found = {"patients": split_of, "cts": cts, "skipped": skipped}
     write_json(out / MANIFEST_FILE, {**head, **made_with, **found})
-    return Summary(len(built), len(skipped), samples)
+    return Summary(len(built), len(skipped), samples, sum(rendered.values()), {})
 
 
 def patients(people: Iterable[set[str]]) -> dict[str, str]:
@@ -233,7 +273,10 @@ def patients(people: Iterable[set[str]]) -> dict[str, str]:
 
 
 def split(patient: str, shares: Sequence[float]) -> str:
-    """The split of a patient: by the hash of the key alone, so that no patient moves when others come."""
+    """The split of a patient: by the hash of the key alone, so that no patient moves when others come.
+
+    A further CT of a patient may become the smallest key, and then moves the patient with all CTs.
+    """
     position = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64 * sum(shares)
     for name, share in zip(SPLITS, shares, strict=True):
         if position < share:
@@ -244,10 +287,16 @@ def split(patient: str, shares: Sequence[float]) -> str:
 
 
 def verify(out: Path) -> list[str]:
-    """The shards of a finished data set that are missing or differ from the manifest's hash, by name."""
-    shards = [shard for ct in read_json(out / MANIFEST_FILE)["cts"] for shard in ct["shards"]]
-    return [
-        shard["file"]
-        for shard in shards
-        if not os.path.isfile(out / shard["file"]) or file_sha256(out / shard["file"]) != shard["sha256"]
-    ]
+    """The files of a finished data set that are missing or differ from what the manifest says, by name."""
+    manifest = read_manifest(out)
+    # The manifest holds the settings and the CTs' entries in full, and of the others their hashes.
+    digests = {INDEX_FILE: manifest["index_sha256"], SETTINGS_FILE: _sha256(manifest["settings"])}
+    for ct in manifest["cts"]:
+        entry = {name: value for name, value in ct.items() if name not in ("patient", "split")}
+        digests[f"cts/{ct['ct']}.json"] = _sha256({"format": FORMAT, **entry})
+        digests |= {shard["file"]: shard["sha256"] for shard in ct["shards"]}
+    return [name for name, digest in digests.items() if not (out / name).is_file() or file_sha256(out / name) != digest]
+
+
+def _sha256(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(document)).hexdigest()

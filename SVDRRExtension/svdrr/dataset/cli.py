@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svdrr.errors import SVDRRError
+from svdrr.errors import SVDRRError, counted
 
 if TYPE_CHECKING:
     from svdrr.dataset.build import Watcher
@@ -56,7 +56,8 @@ def build(
     from svdrr.cli import _report
     from svdrr.dataset.build import build_dataset
     from svdrr.dataset.cluster import check_cluster
-    from svdrr.dataset.settings import make_settings
+    from svdrr.dataset.discover import describe_left_out
+    from svdrr.dataset.settings import SPLITS, make_settings
     from svdrr.drr import ENGINES
 
     engine = engine or ENGINES[0]
@@ -66,10 +67,24 @@ def build(
     with _watching() as watcher:
         summary = build_dataset(cts, out, settings, views, engine, cluster, watcher)
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.samples.items())
-    sentence = f"{summary.cts} CTs, {sum(summary.samples.values()):,} SYNTHETIC images ({counts}) written to {out}."
+    total = sum(summary.samples.values())
+    sentence = (
+        f"{counted(summary.cts, 'CT')}, {counted(total, 'SYNTHETIC image')} ({counts}) in {out}: "
+        f"{summary.rendered:,} written now, {total - summary.rendered:,} found in place."
+    )
+    empty = [name for name, share in zip(SPLITS, settings.split, strict=True) if share and not summary.samples[name]]
+    if summary.left_out:
+        typer.echo(f"svdrr: Left out what is no CT: {describe_left_out(summary.left_out)}.", err=True)
+    if empty:
+        typer.echo(
+            f"svdrr: Warning: {' and '.join(empty)} came out empty: a hash of each patient's key draws the split, and "
+            "few patients can miss a share; add CTs, or build into a new folder with larger shares.",
+            err=True,
+        )
     if summary.skipped:
         typer.echo(f"svdrr: Warning: {summary.skipped} of the CTs skipped; {out / 'manifest.json'} says why.", err=True)
     result = {"outdir": str(out), "cts": summary.cts, "skipped": summary.skipped, "samples": summary.samples}
+    result["written_now"] = summary.rendered
     _report(as_json, result, sentence)
 
 
@@ -95,16 +110,17 @@ def show(
 
 @app.command("verify")
 def verify_command(out: Folder, as_json: Json = False) -> None:
-    """Compare every shard of a data set with its hash."""
+    """Compare every file of a data set with its manifest."""
     from svdrr.cli import _report
     from svdrr.dataset.build import verify
 
     wrong = verify(out)
     if wrong:
         raise SVDRRError(
-            f"{len(wrong)} shards are missing or changed (the first: {wrong[0]}); delete them and build again."
+            f"{counted(len(wrong), 'file')} of {out} missing or changed (the first: {wrong[0]}); build again with the "
+            "same CTs and settings, which renews what is wrong and keeps the rest."
         )
-    _report(as_json, {"outdir": str(out), "verified": True}, f"All shards of {out} are as they were written.")
+    _report(as_json, {"outdir": str(out), "verified": True}, f"All files of {out} are as they were written.")
 
 
 @contextmanager

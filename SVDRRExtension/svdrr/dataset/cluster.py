@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def outcomes_on_ray(work: Work, sources: list[Source], address: str) -> Iterator
     that it does not. A CT gets a quarter of a small computer's cores up to 4 of a large one's, and uses no more.
     """
     check_cluster(address)
-    with _connected(address) as ray:
+    with connected(address) as ray:
         cpus = _cpus_per_ct(ray)
         work = dataclasses.replace(work, threads=cpus)
         task = ray.remote(num_cpus=cpus, max_retries=MAX_RETRIES)(build_ct)
@@ -78,13 +79,17 @@ def _cpus_per_ct(ray: Any) -> int:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def connected(address: str, **options: Any) -> Iterator[Any]:
+    """Ray, until the end of the block. address: as in `outcomes_on_ray`. options: of `ray.init`."""
     # Read by Ray on import: it must not report home, nor look at how this process was started.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     if address == "local":
         # Ray's switch for systems with a firewall: all of it listens on the loopback address alone.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Replicas of Ray Serve listen on every address all the same, and run what anyone sends who has Ray's token.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -96,7 +101,7 @@ def _connected(address: str) -> Iterator[Any]:
     temporary = tempfile.mkdtemp(prefix="ray-") if address == "local" else None
     try:
         try:
-            _connect(ray, address, temporary)
+            _connect(ray, address, temporary, options)
         except Exception as error:  # Ray raises no narrower one where its processes do not start.
             raise SVDRRError(
                 f"Cannot reach the Ray cluster '{address}' ({type(error).__name__}); is it running?"
@@ -110,18 +115,18 @@ def _connected(address: str) -> Iterator[Any]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _connect(ray: Any, address: str, temporary: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+def _connect(ray: Any, address: str, temporary: str | None, options: dict[str, Any]) -> None:
+    options = {"log_to_driver": False, "logging_level": "ERROR", **options}
     if address == "local":
         # Two workers at least, so that one dying does not stop the other.
-        local: dict[str, Any] = {"num_cpus": max(2, core_count()), "_temp_dir": temporary, "include_dashboard": False}
+        options = {"num_cpus": max(2, core_count()), "_temp_dir": temporary, "include_dashboard": False, **options}
         for start in range(1, _STARTS + 1):
             try:
-                ray.init(address="local", _node_ip_address="127.0.0.1", **local, **quiet)
+                ray.init(address="local", _node_ip_address="127.0.0.1", **options)
                 return
             except Exception:
                 ray.shutdown()
                 if start == _STARTS:
                     raise
     else:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, **options)

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from svdrr.dataset.read import read_sample, read_views_of
-from svdrr.dataset.settings import read_json
+from svdrr.dataset.settings import read_manifest
+from svdrr.errors import counted
 from svdrr.files import whole_file
 
 LABEL = "SYNTHETIC: DRRs, not for diagnosis"
@@ -21,7 +22,7 @@ _MOST_VIEWS = 8
 
 def contact_sheet(out: Path, path: Path) -> None:
     """PNG of up to 8 views, evenly through the view set, of up to 6 CTs, in the smallest size."""
-    manifest = read_json(out / "manifest.json")
+    manifest = read_manifest(out)
     size, count = min(manifest["settings"]["sizes"]), manifest["settings"]["views_per_ct"]
     cts = [manifest["cts"][index] for index in _evenly(len(manifest["cts"]), _MOST_CTS)]
     views = _evenly(count, _MOST_VIEWS)
@@ -38,7 +39,7 @@ def contact_sheet(out: Path, path: Path) -> None:
 
 def hemisphere_plot(out: Path, path: Path) -> None:
     """PNG of the detector's positions about the first CT: seen from the front of the patient, and by their angles."""
-    manifest = read_json(out / "manifest.json")
+    manifest = read_manifest(out)
     size = min(manifest["settings"]["sizes"])
     views = read_views_of(out, manifest["cts"][0], size)
     directions = np.array([view.pose.detector_direction for view in views])
@@ -56,7 +57,7 @@ def hemisphere_plot(out: Path, path: Path) -> None:
     figure.colorbar(dots, ax=from_front, label="toward anterior", shrink=0.7)
     by_angle.scatter(angles[:, 0], angles[:, 1], **marks)
     by_angle.set(xlabel="Primary angle (°, LAO positive)", ylabel="Secondary angle (°, cranial positive)")
-    by_angle.set_title(f"{len(views)} views per CT, {len(manifest['cts'])} CTs", fontsize=9)
+    by_angle.set_title(f"{counted(len(views), 'view')} per CT, {counted(len(manifest['cts']), 'CT')}", fontsize=9)
     by_angle.grid(alpha=0.3)
     _save(figure, path)
 

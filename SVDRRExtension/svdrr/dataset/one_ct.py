@@ -23,6 +23,7 @@ from svdrr.drr import Renderer, attenuation, make_renderer, render_each, to_disp
 from svdrr.errors import SVDRRError
 from svdrr.geometry import Detector, View
 from svdrr.provenance import Provenance
+from svdrr.render import require_in_view
 
 Advance = Callable[[int], None]
 
@@ -47,13 +48,14 @@ class Outcome:
     """entry: what `cts/KEY.json` holds, or None where the CT was skipped.
 
     reason: a sentence without paths or identifiers. sentence: the same for the person at the terminal, with them.
-    key: the CT's, where its voxels could be read.
+    key: the CT's, where its voxels could be read. rendered: how many images were rendered now, not found in place.
     """
 
     entry: dict[str, Any] | None
     key: str | None = None
     reason: str = ""
     sentence: str = ""
+    rendered: int = 0
 
 
 class _BadCTError(Exception):
@@ -62,6 +64,9 @@ class _BadCTError(Exception):
 
 def build_ct(work: Work, source: Source, advance: Advance = lambda pixels: None) -> Outcome:
     """Render all views of a CT at all sizes into shards; a CT that is done already is only read.
+
+    Shards in place are hashed, which takes about as long as to read the CT, and rendered again where they are not
+    what the CT's entry says.
 
     advance: told the number of this CT's pixels that are finished. Raises SVDRRError where no CT is to blame:
     a full disk, a missing engine, a changed view file.
@@ -73,13 +78,32 @@ def build_ct(work: Work, source: Source, advance: Advance = lambda pixels: None)
         voxels = hashlib.sha256(ct.hu.data).hexdigest()
         key = ct_key(ct, voxels)
         marker = work.out / "cts" / f"{key}.json"
-        if marker.exists() and (entry := _finished(work.out, marker)) is not None:
-            return Outcome(entry, key)
-        with _blamed_on_the_ct():
-            _check_thickness(ct, work.settings.max_slice_thickness_mm)
-        return Outcome(_build(work, ct, key, voxels, marker, advance), key)
+        digests = _recorded_digests(marker)
+        shards = _shards(work.settings, key)
+        lacking = [shard for shard in shards if not _is_there(work.out / shard.file, digests.get(shard.file))]
+        if lacking:
+            with _blamed_on_the_ct():
+                _check_thickness(ct, work.settings.max_slice_thickness_mm)
+            _render(work, ct, key, voxels, lacking, advance)
+            for shard in lacking:
+                digests.pop(shard.file, None)
+        entry = {
+            "format": FORMAT,
+            "ct": key,
+            "voxels_sha256": voxels,
+            "shape": list(ct.hu.shape),
+            "spacing_mm": [round(float(mm), 4) for mm in ct.spacing_mm],
+            "shards": [shard.entry(work.out, digests.get(shard.file)) for shard in shards],
+        }
+        write_json(marker, entry)
+        return Outcome(entry, key, rendered=sum(shard.last - shard.first for shard in lacking))
     except _BadCTError as error:
         return Outcome(None, key, _without_paths(str(error), source), str(error))
+
+
+def _is_there(path: Path, digest: str | None) -> bool:
+    """Whether a shard is in place, with this hash if any was recorded: by its name alone it was whole once."""
+    return path.is_file() and (digest is None or digest == file_sha256(path))
 
 
 def ct_key(ct: CTVolume, voxels_sha256: str) -> str:
@@ -88,9 +112,44 @@ def ct_key(ct: CTVolume, voxels_sha256: str) -> str:
     return hashlib.sha256(f"{voxels_sha256} {ct.hu.shape} {grid.tolist()}".encode()).hexdigest()[:16]
 
 
-def _build(work: Work, ct: CTVolume, key: str, voxels: str, marker: Path, advance: Advance) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Shard:
+    """Views first to last, without last, of one size, in pixels per side. pixels_before: of this CT."""
+
+    file: str
+    size: int
+    first: int
+    last: int
+    pixels_before: int
+
+    def entry(self, out: Path, digest: str | None) -> dict[str, Any]:
+        """What the CT's entry says about it. digest: where it is known."""
+        path = out / self.file
+        return {
+            "file": self.file,
+            "size": self.size,
+            "samples": self.last - self.first,
+            "bytes": path.stat().st_size,
+            "sha256": digest or file_sha256(path),
+        }
+
+
+def _shards(settings: Settings, key: str) -> list[_Shard]:
+    """All shards of a CT."""
+    shards = []
+    pixels = 0
+    for size in settings.sizes:
+        for number, first in enumerate(range(0, settings.views_per_ct, VIEWS_PER_SHARD)):
+            last = min(first + VIEWS_PER_SHARD, settings.views_per_ct)
+            shards.append(_Shard(f"shards/{size}/{key}-{number:04d}.tar", size, first, last, pixels))
+            pixels += (last - first) * size**2
+    return shards
+
+
+def _render(work: Work, ct: CTVolume, key: str, voxels: str, shards: list[_Shard], advance: Advance) -> None:
     poses = poses_of(work.views, ct.isocenter_ras, work.settings)
     with _blamed_on_the_ct():
+        require_in_view(ct, poses, Detector.square(work.settings.sizes[0]))
         volume = attenuation(remove_table(ct).ct)
     renderer = make_renderer(volume, work.engine)
     del volume
@@ -105,38 +164,10 @@ def _build(work: Work, ct: CTVolume, key: str, voxels: str, marker: Path, advanc
         settings={"EffectiveEnergy": f"{work.settings.energy_kev:g} keV"},
         time_utc="",  # Times would make every build another.
     )
-    shards = []
-    pixels = 0
-    for size in work.settings.sizes:
-        views = [View(pose, Detector.square(size)) for pose in poses]
-        for number, first in enumerate(range(0, len(views), VIEWS_PER_SHARD)):
-            last = min(first + VIEWS_PER_SHARD, len(views))
-            name = f"shards/{size}/{key}-{number:04d}.tar"
-            path = work.out / name
-            # One that is there is whole, since it was renamed to that name, and of these settings.
-            if not path.exists():
-                samples = _samples(renderer, views[first:last], f"{key}-{size}", first, provenance, work.threads)
-                write_shard(path, _counted(samples, pixels, size**2, advance))
-            pixels += (last - first) * size**2
-            shards.append(
-                {
-                    "file": name,
-                    "size": size,
-                    "samples": last - first,
-                    "bytes": path.stat().st_size,
-                    "sha256": file_sha256(path),
-                }
-            )
-    entry = {
-        "format": FORMAT,
-        "ct": key,
-        "voxels_sha256": voxels,
-        "shape": list(ct.hu.shape),
-        "spacing_mm": [round(float(mm), 4) for mm in ct.spacing_mm],
-        "shards": shards,
-    }
-    write_json(marker, entry)
-    return entry
+    for shard in shards:
+        views = [View(pose, Detector.square(shard.size)) for pose in poses[shard.first : shard.last]]
+        samples = _samples(renderer, views, f"{key}-{shard.size}", shard.first, provenance, work.threads)
+        write_shard(work.out / shard.file, _counted(samples, shard.pixels_before, shard.size**2, advance))
 
 
 def _samples(
@@ -171,14 +202,12 @@ def _counted(
         advance(before + number * pixels)
 
 
-def _finished(out: Path, marker: Path) -> dict[str, Any] | None:
-    """The entry of a CT that is done, or None if its marker is damaged or a shard has been removed since."""
+def _recorded_digests(marker: Path) -> dict[str, str]:
+    """The hashes of a finished CT's shards by name; none where it is not finished, or its entry is damaged."""
     try:
-        entry = read_json(marker)
-        whole = all((out / shard["file"]).stat().st_size == shard["bytes"] for shard in entry["shards"])
-    except (SVDRRError, OSError, KeyError, TypeError):
-        return None
-    return entry if whole else None
+        return {shard["file"]: shard["sha256"] for shard in read_json(marker)["shards"]}
+    except (SVDRRError, KeyError, TypeError):
+        return {}
 
 
 def _check_thickness(ct: CTVolume, limit_mm: float | None) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from svdrr.dataset.settings import SPLITS, read_json
+from svdrr.dataset.settings import SPLITS, read_manifest
 from svdrr.errors import SVDRRError
 from svdrr.geometry import View
 from svdrr.geometry.viewsets import view_from_json
@@ -42,7 +42,7 @@ def read_samples(out: Path, split: str | None = None, size: int | None = None) -
 
     Raises SVDRRError if there is no finished data set, it lacks that split or size, or a shard is damaged.
     """
-    manifest = read_json(out / "manifest.json")
+    manifest = read_manifest(out)
     sizes = manifest["settings"]["sizes"]
     if split is not None and split not in SPLITS:
         raise SVDRRError(f"There is no split '{split}'; choose one of: {', '.join(SPLITS)}.")

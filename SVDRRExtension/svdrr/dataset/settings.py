@@ -23,6 +23,7 @@ from svdrr.geometry.viewsets import Isocenter, pose_to_json
 
 FORMAT = "svdrr-dataset-1"
 SETTINGS_FILE = "settings.json"
+MANIFEST_FILE = "manifest.json"
 SPLITS = ("train", "val", "test")
 PIXELS = (16, 4096)
 
@@ -113,10 +114,17 @@ def poses_sha256(poses: list[CArmPose]) -> str:
     return hashlib.sha256(json.dumps([pose_to_json(pose) for pose in poses]).encode()).hexdigest()
 
 
+def json_bytes(document: dict[str, Any]) -> bytes:
+    """A JSON file of a data set."""
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """The same bytes for the same content, whole or not at all."""
+    """The same bytes for the same content, whole or not at all; a file that has them already is left alone."""
+    if path.is_file() and path.read_bytes() == json_bytes(document):
+        return
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(document))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -132,8 +140,20 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise SVDRRError(f"{path} is damaged, or of another version of SVDRR; build the data set in a new folder.")
+        raise _damaged(path)
     return document
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a finished data set. SVDRRError where it is missing or damaged."""
+    manifest = read_json(out / MANIFEST_FILE)
+    if not {"settings", "cts", "index_sha256"} <= manifest.keys():
+        raise _damaged(out / MANIFEST_FILE)
+    return manifest
+
+
+def _damaged(path: Path) -> SVDRRError:
+    return SVDRRError(f"{path} is damaged, or of another version of SVDRR; build the data set in a new folder.")
 
 
 def _versions() -> dict[str, str]:

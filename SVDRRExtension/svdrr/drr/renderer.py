@@ -44,9 +44,15 @@ def make_renderer(volume: AttenuationVolume, engine: str = "auto") -> Renderer:
 
     ``auto``: nanodrr where it is installed and finds a CUDA device, else joseph. ``joseph``: interpolating, fastest
     on a CPU. ``siddon``: exact, on a CPU. ``nanodrr``: interpolating, for CUDA. ``diffdrr``: the exact and
-    differentiable reference. Raises SVDRRError for another name and where the engine's package is missing.
+    differentiable reference. Raises SVDRRError for another name, for another kind of volume, and where the engine's
+    package is missing.
     """
     check_engine(engine)
+    if not isinstance(volume, AttenuationVolume):
+        raise SVDRRError(
+            "A renderer needs an AttenuationVolume, which svdrr.drr.attenuation makes of a CTVolume, "
+            f"not {type(volume).__name__}."
+        )
     if engine == "auto":
         engine = "nanodrr" if _has_cuda_engine() else "joseph"
     try:

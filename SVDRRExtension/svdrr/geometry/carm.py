@@ -7,7 +7,9 @@ and Positioner Secondary Angle (cranial positive), in degrees; they say where th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,17 +23,37 @@ SUPERIOR = np.array([0.0, 0.0, 1.0])
 SOURCE_TO_ISOCENTER_MM = 1800.0
 SOURCE_TO_DETECTOR_MM = 2000.0
 
+# Beyond any room: what lies outside is a mistake, such as another unit.
+MAX_DISTANCE_MM = 100_000.0
+MAX_PRIMARY_DEG = 360.0
+MAX_DETECTOR_PIXELS = 65_536
+
 # Depth in front of the source, as a part of the source-to-detector distance, that counts as none.
 _IN_SOURCE_PLANE = 1e-9
+
+
+def _are_finite(values: Iterable[object]) -> bool:
+    """Whether all are finite numbers, Python's or numpy's: no text and no truth values."""
+    try:
+        return all(isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) for value in values)
+    except OverflowError:
+        return False  # An int that no float holds.
+
+
+def _has_length(values: object, length: int) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.shape == (length,)
+    return isinstance(values, (tuple, list)) and len(values) == length
 
 
 @dataclass(frozen=True)
 class CArmPose:
     """Where source and detector stand about an isocenter.
 
-    primary_deg: LAO positive; 0 is PA (detector anterior), 180 AP, +90 left lateral (detector at the left).
-    secondary_deg: detector cranial positive, in [-90, 90].
+    primary_deg: LAO positive, in [-360, 360]; 0 is PA (detector anterior), 180 AP, +90 left lateral (detector at the
+    left). secondary_deg: detector cranial positive, in [-90, 90].
     isocenter_ras: RAS mm. The central ray runs from the source through the isocenter to the detector.
+    Distances and the isocenter's coordinates go up to `MAX_DISTANCE_MM`. Raises SVDRRError for anything else.
     """
 
     primary_deg: float = 0.0
@@ -47,14 +69,21 @@ class CArmPose:
             self.source_to_isocenter_mm,
             self.source_to_detector_mm,
         )
-        if len(self.isocenter_ras) != 3 or not np.all(np.isfinite((*numbers, *self.isocenter_ras))):
+        if not _has_length(self.isocenter_ras, 3) or not _are_finite((*numbers, *self.isocenter_ras)):
             raise SVDRRError("A C-arm pose needs finite angles and distances and an isocenter of three numbers.")
+        if abs(self.primary_deg) > MAX_PRIMARY_DEG:
+            raise SVDRRError(f"The primary angle must lie in -360 to 360 degrees, not {self.primary_deg:g}.")
         if not -90.0 <= self.secondary_deg <= 90.0:
             raise SVDRRError(f"The secondary angle must lie in -90 to 90 degrees, not {self.secondary_deg:g}.")
         if not 0.0 < self.source_to_isocenter_mm < self.source_to_detector_mm:
             raise SVDRRError(
                 "The source-to-isocenter distance must be positive and less than the source-to-detector distance, "
                 f"not {self.source_to_isocenter_mm:g} and {self.source_to_detector_mm:g} mm."
+            )
+        if max(self.source_to_detector_mm, *map(abs, self.isocenter_ras)) > MAX_DISTANCE_MM:
+            raise SVDRRError(
+                "The distances of a C-arm pose and its isocenter's coordinates must not exceed "
+                f"{MAX_DISTANCE_MM:,.0f} mm."
             )
 
     @property
@@ -118,8 +147,8 @@ class CArmPose:
 class Detector:
     """A flat detector, centered on the central ray.
 
-    rows, columns: pixels. pixel_spacing_mm: (row spacing, column spacing) on the detector, as in DICOM PS3.3
-    10.7.1.3: between rows first, then between columns.
+    rows, columns: pixels, 1 to 65,536 each. pixel_spacing_mm: (row spacing, column spacing) on the detector, as in
+    DICOM PS3.3 10.7.1.3: between rows first, then between columns. Raises SVDRRError for anything else.
     """
 
     rows: int
@@ -127,10 +156,18 @@ class Detector:
     pixel_spacing_mm: tuple[float, float]
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.columns < 1:
-            raise SVDRRError(f"A detector needs at least one pixel, not {self.rows} x {self.columns}.")
-        if not (np.all(np.isfinite(self.pixel_spacing_mm)) and min(self.pixel_spacing_mm) > 0.0):
-            raise SVDRRError(f"The detector's pixel spacing must be positive, not {self.pixel_spacing_mm} mm.")
+        for count in (self.rows, self.columns):
+            if not isinstance(count, Integral) or isinstance(count, bool) or not 1 <= count <= MAX_DETECTOR_PIXELS:
+                raise SVDRRError(
+                    f"A detector needs whole numbers of rows and columns from 1 to {MAX_DETECTOR_PIXELS:,}, "
+                    f"not {self.rows!r} x {self.columns!r}."
+                )
+        spacing = self.pixel_spacing_mm
+        if not (_has_length(spacing, 2) and _are_finite(spacing) and min(spacing) > 0.0):
+            raise SVDRRError(
+                f"The detector's pixel spacing must be two positive numbers (between rows, between columns), "
+                f"not {spacing!r} mm."
+            )
 
     @classmethod
     def square(cls, pixels: int, side_mm: float = 480.0) -> Detector:
@@ -210,3 +247,17 @@ class View:
         depth = homogeneous[:, 2:]
         in_front = depth > _IN_SOURCE_PLANE * self.pose.source_to_detector_mm
         return np.asarray(homogeneous[:, :2] / np.where(in_front, depth, np.nan))
+
+    def misses(self, corners_ras: ArrayLike) -> bool:
+        """Whether a convex body with these corners (N, 3), RAS mm, lies wholly behind the source or on the outer
+        side of one edge of the detector, so that no pixel's ray meets it.
+
+        True is certain. A body that the beam passes only diagonally, at a corner of the detector, may give False.
+        """
+        corners = np.atleast_2d(np.asarray(corners_ras, float))
+        x, y, depth = self.projection_matrix @ np.column_stack([corners, np.ones(len(corners))]).T
+        # The planes through the source and the detector's edges, not yet divided by the depth: corners on both sides
+        # of the source need no care.
+        right, bottom = self.detector.columns - 0.5, self.detector.rows - 0.5
+        inside = np.array([depth, x + 0.5 * depth, right * depth - x, y + 0.5 * depth, bottom * depth - y])
+        return bool((inside < 0.0).all(axis=1).any())

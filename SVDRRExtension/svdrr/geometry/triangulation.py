@@ -36,16 +36,24 @@ class Triangulation:
 def triangulate(views: Sequence[View], pixels: ArrayLike) -> Triangulation:
     """The point with the least sum of squared distances, in mm, to the rays of its pixels.
 
-    views: at least two. pixels: (N, 2), (column, row), one for each view; they may lie outside of the detector.
+    views: at least two. pixels: (N, 2), (column, row), one for each view, or (N, 1, 2), as `View.project` gives them
+    for one point; they may lie outside of the detector.
     For two views it is the midpoint of the shortest line between the rays (Hartley and Zisserman, Multiple View
     Geometry, chapter 12; Hartley and Sturm, Triangulation, 1997); for more, the closed form of the same criterion.
     It weighs millimeters at the point, not pixels: views count alike only where the sources are equally far away.
-    Raises SVDRRError for fewer than two views, pixels of another shape or not finite, rays that are all within
-    `MIN_ANGLE_DEG` of one line's direction, and a point that is not in front of every source.
+    Raises SVDRRError for fewer than two views, pixels of another shape, no numbers or not finite, rays that are all
+    within `MIN_ANGLE_DEG` of one line's direction, and a point that is not in front of every source.
     """
-    points = np.asarray(pixels, float)
+    try:
+        points = np.asarray(pixels)
+    except ValueError:
+        points = np.array(None)  # Of several lengths: no numbers either.
+    if points.ndim == 3 and points.shape[1] == 1:
+        points = points[:, 0]
     if len(views) < 2:
         raise SVDRRError(f"Triangulation needs a point's pixels in at least two views, not in {len(views)}.")
+    if points.dtype.kind not in "iuf":
+        raise SVDRRError("Triangulation needs a pixel of two numbers (column, row) for each view.")
     if points.shape != (len(views), 2):
         raise SVDRRError(
             f"Triangulation needs one pixel (column, row) for each of the {len(views)} views, "

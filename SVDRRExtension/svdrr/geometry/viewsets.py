@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,18 @@ Isocenter = tuple[float, float, float]
 
 FORMAT = "svdrr-views-1"
 MAX_VIEWS = 100_000
+_POSE_KEYS = (
+    "primary_deg",
+    "secondary_deg",
+    "isocenter_ras_mm",
+    "source_to_isocenter_mm",
+    "source_to_detector_mm",
+)
+# What files that SVDRR wrote hold besides: of the detector and derived from both, and of the image.
+_WRITTEN_KEYS = (
+    *("rows", "columns", "pixel_spacing_mm", "source_ras_mm", "detector_corners_ras_mm"),
+    *("pixel_to_ras", "projection_matrix", "image", "label", "provenance"),
+)
 SPECIFICATIONS = "simple, hemisphere:N, sweep:FROM:TO:STEP (degrees), or the path of a views JSON file"
 
 
@@ -72,6 +85,8 @@ def parse_views(specification: str, isocenter_ras: Isocenter) -> list[CArmPose]:
         raise SVDRRError(f"Cannot read the view set '{specification}'; use {SPECIFICATIONS}.") from None
     if Path(specification).suffix.lower() == ".json":
         return read_views(Path(specification), isocenter_ras)
+    if os.path.isfile(specification):
+        raise SVDRRError(f"The name of a view file must end in .json; rename '{specification}' if it is one.")
     raise SVDRRError(f"Unknown view set '{specification}'; use {SPECIFICATIONS}.")
 
 
@@ -87,16 +102,26 @@ def pose_to_json(pose: CArmPose) -> dict[str, Any]:
 
 
 def pose_from_json(entry: dict[str, Any], isocenter_ras: Isocenter) -> CArmPose:
-    """Inverse of `pose_to_json`. Only the primary angle is required; what is missing takes the defaults."""
+    """Inverse of `pose_to_json`. Only the primary angle is required; what is missing takes the defaults.
+
+    Raises SVDRRError, KeyError, TypeError, ValueError or OverflowError where a field is missing or no number.
+    """
     default = CArmPose()
-    x, y, z = map(float, entry.get("isocenter_ras_mm", isocenter_ras))
+    x, y, z = map(_number, entry.get("isocenter_ras_mm", isocenter_ras))
     return CArmPose(
-        primary_deg=float(entry["primary_deg"]),
-        secondary_deg=float(entry.get("secondary_deg", 0.0)),
+        primary_deg=_number(entry["primary_deg"]),
+        secondary_deg=_number(entry.get("secondary_deg", 0.0)),
         isocenter_ras=(x, y, z),
-        source_to_isocenter_mm=float(entry.get("source_to_isocenter_mm", default.source_to_isocenter_mm)),
-        source_to_detector_mm=float(entry.get("source_to_detector_mm", default.source_to_detector_mm)),
+        source_to_isocenter_mm=_number(entry.get("source_to_isocenter_mm", default.source_to_isocenter_mm)),
+        source_to_detector_mm=_number(entry.get("source_to_detector_mm", default.source_to_detector_mm)),
     )
+
+
+def _number(value: object) -> float:
+    """A JSON number; `float` alone would also take text such as "30", and true for 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
 
 
 def view_to_json(view: View) -> dict[str, Any]:
@@ -118,8 +143,8 @@ def view_to_json(view: View) -> dict[str, Any]:
 
 def view_from_json(entry: dict[str, Any]) -> View:
     """Inverse of `view_to_json`; matrices and positions are derived anew."""
-    row_mm, column_mm = map(float, entry["pixel_spacing_mm"])
-    detector = Detector(int(entry["rows"]), int(entry["columns"]), (row_mm, column_mm))
+    row_mm, column_mm = map(_number, entry["pixel_spacing_mm"])
+    detector = Detector(entry["rows"], entry["columns"], (row_mm, column_mm))
     return View(pose_from_json(entry, (0.0, 0.0, 0.0)), detector)
 
 
@@ -133,9 +158,13 @@ def views_document(views: Sequence[dict[str, Any]]) -> str:
 
 
 def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
-    """Poses of a views JSON file. Poses that state no isocenter are put about `isocenter_ras` (RAS mm)."""
+    """Poses of a views JSON file. Poses that state no isocenter are put about `isocenter_ras` (RAS mm).
+
+    Files of `views_document` with whole views are read, too, but for their poses alone: the detector is the caller's.
+    Raises SVDRRError for what is no such file, and for unknown keys, which may be misspelled ones.
+    """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark.
     except OSError as error:
         raise SVDRRError(f"Cannot read the view file '{path}': {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
@@ -144,8 +173,11 @@ def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
     entries = document.get("views") if is_ours else None
     if not isinstance(entries, list) or not entries:
         raise SVDRRError(f'\'{path}\' is not a view file: it needs "format": "{FORMAT}" and a list "views".')
+    _refuse_unknown(document, ("format", "frame", "views"), (), f"'{path}'")
     poses = []
     for number, entry in enumerate(entries, start=1):
+        if isinstance(entry, dict):
+            _refuse_unknown(entry, _POSE_KEYS, _WRITTEN_KEYS, f"View {number} in '{path}'")
         try:
             poses.append(pose_from_json(entry, isocenter_ras))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -153,6 +185,12 @@ def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
                 f"View {number} in '{path}' needs a number 'primary_deg' and, where given, numbers in its other fields."
             ) from None
     return poses
+
+
+def _refuse_unknown(entry: dict[str, Any], keys: Sequence[str], ignored: Sequence[str], where: str) -> None:
+    unknown = [key for key in entry if key not in (*keys, *ignored)]
+    if unknown:
+        raise SVDRRError(f"{where} has the unknown key '{unknown[0]}'; known are {', '.join(keys)}.")
 
 
 def relative_view_encoding(source: CArmPose, target: CArmPose) -> NDArray[np.float64]:

@@ -30,9 +30,9 @@ def ct_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> CTVolume:
     if min(array.shape) < 2:
         size = " x ".join(map(str, array.shape[::-1]))
         raise SVDRRError(f"'{node.GetName()}' is a single slice ({size} voxels); choose a CT volume.")
-    ct = CTVolume(np.array(array, np.float32), ijk_to_world(node))
-    check_hounsfield_units(ct.hu, f"'{node.GetName()}'")
-    return ct
+    hu, ijk_to_ras = np.array(array, np.float32), ijk_to_world(node)
+    check_hounsfield_units(hu, f"'{node.GetName()}'")
+    return CTVolume(hu, ijk_to_ras)
 
 
 def ct_to_node(
