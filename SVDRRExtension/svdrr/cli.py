@@ -15,10 +15,13 @@ import typer
 
 from svdrr import __version__
 from svdrr.backend.cli import serve_command
+from svdrr.backend.cli_client import Authority, BackendURL, TokenFile, on_backend
+from svdrr.backend.cli_setup import doctor_command, setup_backend_command
 from svdrr.dataset.cli import app as dataset_app
 from svdrr.errors import SVDRRError, counted
 
 if TYPE_CHECKING:
+    from svdrr.backend.request import Request
     from svdrr.radiograph import Radiograph
 
 app = typer.Typer(
@@ -29,6 +32,8 @@ app = typer.Typer(
 )
 app.add_typer(dataset_app, name="dataset")
 app.command("serve")(serve_command)
+app.command("setup-backend")(setup_backend_command)
+app.command("doctor")(doctor_command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on standard output.")]
 Series = Annotated[str | None, typer.Option(help="Which DICOM series of a folder: its number or SeriesInstanceUID.")]
@@ -92,12 +97,15 @@ def render(
     window: Annotated[str, typer.Option(help="Gray values of the PNG: full, chest, soft-tissue or bone.")] = "full",
     table_removal: Annotated[bool, typer.Option(help="Remove the CT's table first.")] = True,
     series: Series = None,
+    backend: BackendURL = None,
+    token_file: TokenFile = None,
+    authority: Authority = None,
     as_json: Json = False,
 ) -> None:
     """Render DRRs of a CT, one per view, about the center of the CT. Only primary radiation: there is no scatter.
 
     Of a views JSON file only the poses are read, with their isocenters where it states them; the detector is that of
-    --size and --side.
+    --size and --side. From a --backend come the PNG files only.
     """
     from svdrr.ct.io import itk_warnings_silenced, read_ct
     from svdrr.ct.table import remove_table
@@ -122,22 +130,42 @@ def render(
     volume = read_ct(ct, series)
     poses = parse_views(views, volume.isocenter_ras)
     detector = Detector.square(size, side)
-    require_in_view(volume, poses, detector)
+    require_in_view(volume.corners_ras, poses, detector)
     source = f"CT with voxels SHA-256 {hashlib.sha256(volume.hu.data).hexdigest()}{', table removed' * table_removal}"
     with _placed(whole_directory, outdir) as folder:
-        if table_removal:
-            with _working("Removing the table"):
-                volume = remove_table(volume).ct
-        entries: list[dict[str, Any]] = []
 
-        def write(index: int, radiograph: Radiograph, values: Any) -> dict[str, Any]:
+        def write(index: int, radiograph: Radiograph, values: Any = None) -> dict[str, Any]:
             return _write_view(folder, index, radiograph, values)
 
-        # Views are written on several threads; ITK's switch for warnings is global, so it is set once around them.
-        with _progress("Rendering", len(poses)) as advance, itk_warnings_silenced():
-            for entry in render_views(volume, poses, detector, write, engine, source, imaging):
-                entries.append(entry)
-                advance()
+        if backend is None:
+            if table_removal:
+                with _working("Removing the table"):
+                    volume = remove_table(volume).ct
+            entries: list[dict[str, Any]] = []
+            # Views are written on several threads; ITK's switch for warnings is global, so it is set once around them.
+            with _progress("Rendering", len(poses)) as advance, itk_warnings_silenced():
+                for entry in render_views(volume, poses, detector, write, engine, source, imaging):
+                    entries.append(entry)
+                    advance()
+        else:
+            from svdrr.backend.request import render_request
+
+            request = render_request(
+                volume,
+                poses,
+                detector,
+                energy_kev=energy,
+                kvp=kvp,
+                material=material,
+                air_photons_per_pixel=photons,
+                blur_mm=blur,
+                seed=seed,
+                window=window,
+                remove_table=table_removal,
+                engine=engine,
+            )
+            drrs = _done_by(backend, token_file, authority, request, "Rendering")
+            entries = [write(index, drr) for index, drr in enumerate(drrs)]
         (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
     _report(
         as_json, {"outdir": str(outdir), "views": len(poses)}, f"{counted(len(poses), 'view')} written to {outdir}."
@@ -155,6 +183,9 @@ def synthesize(
         float | None, typer.Option(help="Guidance scale; by default what the model recommends.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    backend: BackendURL = None,
+    token_file: TokenFile = None,
+    authority: Authority = None,
     as_json: Json = False,
 ) -> None:
     """Synthesize novel views of one radiograph. The images are synthetic and not for diagnosis."""
@@ -164,30 +195,35 @@ def synthesize(
     from svdrr.images import read_radiograph
     from svdrr.models import find_model
 
-    description = find_model(model)
+    if backend is None:
+        find_model(model)
     radiograph = read_radiograph(image)
     source_pose = radiograph.view.pose if radiograph.view else CArmPose()
     poses = parse_views(views, source_pose.isocenter_ras)
-    with _optional_package("synthesis"):
-        from svdrr.synthesis.synthesize import Sampling, Synthesizer
-    sampling = Sampling(
-        description.num_inference_steps if steps is None else steps,
-        description.guidance_scale if guidance is None else guidance,
-        seed,
-    )
     with _placed(whole_directory, outdir) as folder:
-        with _working(f"Loading {description.name}"):
-            synthesizer = Synthesizer(description)
-        with _progress("Synthesizing", None) as advance:
-            radiographs = synthesizer.synthesize(radiograph, poses, sampling, source_pose, on_step=advance)
+        if backend is None:
+            with _optional_package("synthesis"):
+                from svdrr.synthesis.synthesize import Sampling, Synthesizer
+            sampling = Sampling.of(find_model(model), steps, guidance, seed)
+            with _working(f"Loading {model}"):
+                synthesizer = Synthesizer(model)
+            with _progress("Synthesizing", None) as advance:
+                radiographs = synthesizer.synthesize(radiograph, poses, sampling, source_pose, on_step=advance)
+        else:
+            from svdrr.backend.request import synthesis_request
+
+            request = synthesis_request(radiograph, poses, model, steps, guidance, seed, source_pose)
+            radiographs = _done_by(backend, token_file, authority, request, "Synthesizing")
         entries = [_write_view(folder, number, synthetic) for number, synthetic in enumerate(radiographs)]
         (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
+    made = radiographs[0].provenance
+    assert made is not None
     result = {
         "outdir": str(outdir),
         "views": len(poses),
         "synthetic": True,
-        "model": description.name,
-        "weights_sha256": description.weights_sha256(),
+        "model": made.model,
+        "weights_sha256": made.weights_sha256,
         "seed": seed,
     }
     _report(as_json, result, f"{counted(len(poses), 'SYNTHETIC view')} (not for diagnosis) written to {outdir}.")
@@ -199,6 +235,9 @@ def enhance(
     output: Annotated[Path, typer.Argument(help="The enlarged radiograph, .png (16 bit) or .nrrd (float).")],
     method: Annotated[str, typer.Option(help="bicubic or lanczos.")] = "lanczos",
     scale: Annotated[int, typer.Option(help="2 or 4.")] = 2,
+    backend: BackendURL = None,
+    token_file: TokenFile = None,
+    authority: Authority = None,
     as_json: Json = False,
 ) -> None:
     """Enlarge a radiograph; the physical extent stays, the pixel spacing shrinks."""
@@ -211,7 +250,13 @@ def enhance(
     require_radiograph_suffix(output)
     radiograph = read_radiograph(image)
     with _placed(whole_file, output) as file:
-        enlarged = enhance_radiograph(radiograph, method, scale)
+        if backend is None:
+            enlarged = enhance_radiograph(radiograph, method, scale)
+        else:
+            from svdrr.backend.request import enhancement_request
+
+            request = enhancement_request(radiograph, method, scale)
+            (enlarged,) = _done_by(backend, token_file, authority, request, "Enlarging")
         write_radiograph(file, enlarged)
     rows, columns = enlarged.pixels.shape
     result = {"output": str(output), "rows": rows, "columns": columns, "pixel_spacing_mm": enlarged.pixel_spacing_mm}
@@ -237,10 +282,7 @@ def evaluate_demo(
         from svdrr.evaluation.phantoms import benchmark_phantoms
         from svdrr.evaluation.plots import plot_over_angle
         from svdrr.synthesis.synthesize import Sampling, Synthesizer
-    sampling = Sampling(
-        description.num_inference_steps if steps is None else steps,
-        description.guidance_scale if guidance is None else guidance,
-    )
+    sampling = Sampling.of(description, steps, guidance)
     with _placed(whole_directory, outdir) as folder:
         with _progress("Held-out phantoms", None) as advance:
             result = benchmark_phantoms(Synthesizer(description), sampling=sampling, on_phantom=advance)
@@ -287,6 +329,15 @@ def main() -> None:
 
 def _report(as_json: bool, result: dict[str, Any], sentence: str) -> None:
     typer.echo(json.dumps(result) if as_json else sentence)
+
+
+def _done_by(
+    backend: str, token_file: Path | None, authority: Path | None, request: Request, what: str
+) -> list[Radiograph]:
+    with _progress(what, None) as advance:
+        return on_backend(
+            backend, token_file, authority, request, lambda status: advance(status.step, status.steps or None)
+        )
 
 
 def _write_view(folder: Path, number: int, radiograph: Radiograph, values: Any = None) -> dict[str, Any]:

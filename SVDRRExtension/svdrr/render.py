@@ -62,9 +62,11 @@ class Imaging:
         }
 
 
-def require_in_view(ct: CTVolume, poses: Sequence[CArmPose], detector: Detector) -> None:
-    """SVDRRError, with its number, for the first view of which no ray meets the CT's bounds: its image would be air."""
-    corners_ras = ct.corners_ras
+def require_in_view(corners_ras: NDArray[np.float64], poses: Sequence[CArmPose], detector: Detector) -> None:
+    """SVDRRError, with its number, for the first view of which no ray meets the CT: its image would be air.
+
+    corners_ras: `CTVolume.corners_ras`.
+    """
     for number, pose in enumerate(poses, start=1):
         if View(pose, detector).misses(corners_ras):
             raise SVDRRError(
@@ -87,7 +89,7 @@ def render_views(
     values: what ``imaging.output`` says, float32 (rows, columns), dimensionless. source: what the provenance calls
     the CT; keep patient data out of it. Raises SVDRRError, before any work, for a view that misses the CT.
     """
-    require_in_view(ct, poses, detector)
+    require_in_view(ct.corners_ras, poses, detector)
     imaging = imaging or Imaging()
     renderer = make_beam_renderer(ct, imaging.beam, imaging.material, engine)
     yield from render_views_with(renderer, poses, detector, finish, source, imaging)

@@ -110,7 +110,7 @@ def test_the_null_condition_carries_nothing(pipeline) -> None:
 def test_progress_counts_every_step_and_can_cancel(pipeline, radiograph) -> None:
     seen: list[tuple[int, int]] = []
     pipeline(radiograph, VIEWS, num_inference_steps=2, batch_size=2, on_step=lambda *step: seen.append(step))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(2, 6), (4, 6), (5, 6), (6, 6)]
 
     class CancelledError(Exception):
         pass

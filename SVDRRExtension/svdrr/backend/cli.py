@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from svdrr.backend.cli_client import given_token
 from svdrr.errors import SVDRRError
 
 
@@ -16,7 +18,8 @@ def serve_command(
     host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8650,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with the token that clients must send; or set SVDRR_TOKEN.")
+        Path | None,
+        typer.Option(help="File with the token that clients must send, made if there is none; or set SVDRR_TOKEN."),
     ] = None,
     models: Annotated[Path | None, typer.Option(help="Folder of models beside the bundled ones.")] = None,
     device: Annotated[
@@ -58,6 +61,10 @@ def serve_command(
         os.environ["SVDRR_MODELS"] = os.pathsep.join(filter(None, [str(models), os.environ.get("SVDRR_MODELS", "")]))
     if not (keep_minutes > 0.0 and max_queued > 0 and max_request_mb > 0 and max_spool_gb > 0.0):
         raise SVDRRError("--keep-minutes, --max-queued, --max-request-mb and --max-spool-gb must be above 0.")
+    if replicas is not None and not ray:
+        raise SVDRRError("--replicas needs --ray.")
+    if ray and device not in ("auto", "cpu"):
+        raise SVDRRError("With --ray, --device is auto or cpu: Ray gives each replica a GPU.")
     settings = ServerSettings(
         host=host,
         port=port,
@@ -73,13 +80,9 @@ def serve_command(
         compile_model=compile_model,
     )
     if ray:
-        if device not in ("auto", "cpu"):
-            raise SVDRRError("With --ray, --device is auto or cpu: Ray gives each replica a GPU.")
         from svdrr.backend.ray_serve import serve_on_ray
 
         serve_on_ray(settings, replicas)
-    elif replicas is not None:
-        raise SVDRRError("--replicas needs --ray.")
     else:
         serve(settings)
 
@@ -89,10 +92,19 @@ def _token(file: Path | None) -> str | None:
     from_environment = os.environ.pop("SVDRR_TOKEN", None)
     if file is None:
         return from_environment
+    if not file.exists():
+        _write_new_token(file)
+        typer.echo(f"A new token is in {file}; clients need a copy of it.", err=True)
+    return given_token(file)
+
+
+def _write_new_token(file: Path) -> None:
     try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SVDRRError(f"The token cannot be read from '{file}' ({error}).") from None
+        # For this user alone, from its first moment.
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as new:
+            new.write(secrets.token_urlsafe(32) + "\n")
+    except OSError as error:
+        raise SVDRRError(f"The token file '{file}' cannot be written: {error.strerror}.") from None
 
 
 def _file(path: Path | None) -> Path | None:

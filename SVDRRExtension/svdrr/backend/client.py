@@ -38,6 +38,7 @@ SILENCE_S = 15.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 8.0
 _MAX_LINE_BYTES = 2**22
+_LARGE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ Event = JobStatus | ArrivedView
 class BackendClient:
     """A backend, wherever it is. Arguments as in `svdrr.backend.connection.Connection`.
 
-    Every method waits for the network, but `start`; every one may be called from any thread. They raise BackendError,
-    an SVDRRError with a code, in the words of `test_connection` where the backend cannot be reached, or in those of
-    the server. patience_s: for how long a lost connection is tried again while a job is followed.
+    Every method waits for the network, but `start`; every one may be called from any thread. They raise SVDRRError,
+    as BackendError with a code in the words of `test_connection` where the backend cannot be reached, or in those of
+    the server where it refuses. patience_s: for how long a lost connection is tried again while a job is followed.
     """
 
     def __init__(
@@ -87,7 +88,6 @@ class BackendClient:
 
     def capabilities(self) -> dict[str, Any]:
         """Version, devices, queue, models, methods, engines and limits, as API v1 has them."""
-        self._connection.check_server()
         found: dict[str, Any] = self._connection.get_json(f"/{API}/capabilities")
         return found
 
@@ -108,8 +108,10 @@ class BackendClient:
 
     def view(self, job_id: str, index: int) -> Radiograph:
         """One view, as soon as it is finished, as the server labels it; see `Request.restore`."""
-        (view,) = self._radiographs(f"{_path(job_id)}/result/{index}")
-        return view
+        views = self._radiographs(f"{_path(job_id)}/result/{index}")
+        if len(views) != 1:
+            raise self._not_understood()
+        return views[0]
 
     def result(self, job_id: str) -> list[Radiograph]:
         """All views of a job that is done, as the server labels them; see `Request.restore`."""
@@ -176,6 +178,10 @@ class BackendClient:
 
     def _submit(self, request: Request, on_sent: Callable[[int, int], None]) -> str:
         pixels = to_npy(request.pixels)
+        file = ("pixels.npy", pixels, "application/octet-stream")
+        whole = {"job": _json(request.job), "pixels": file}
+        if len(pixels) < _LARGE_BYTES:
+            return self._post(whole, on_sent)
         digest = hashlib.sha256(pixels).hexdigest()
         if digest in self._sent:
             try:
@@ -190,8 +196,7 @@ class BackendClient:
                 "too_large",
                 f"These pixels have {len(pixels) / 2**20:.0f} MiB; the backend takes {most / 2**20:.0f} MiB.",
             )
-        file = ("pixels.npy", pixels, "application/octet-stream")
-        job_id = self._post({"job": _json(request.job), "pixels": file}, on_sent)
+        job_id = self._post(whole, on_sent)
         self._sent.add(digest)
         return job_id
 
@@ -259,9 +264,8 @@ class BackendClient:
                     if kind == "status":
                         yield self._status(data)
                     elif kind == "view":
-                        yield FinishedView(
-                            data["index"], data["label"], base64.b64decode(data["preview_png"], validate=True)
-                        )
+                        png = base64.b64decode(data["preview_png"], validate=True)
+                        yield FinishedView(data["index"], data["label"], png)
                     elif kind == "gone":
                         raise BackendError("gone", "The job was cancelled on the backend.")
             except (ValueError, KeyError, TypeError):
@@ -308,9 +312,7 @@ class RunningJob:
         self._stop.set()
         if self._job_id:
             # The job's own thread may be waiting for the server's next word.
-            threading.Thread(
-                target=self._client._forget, args=(self._job_id,), name="svdrr-cancel", daemon=True
-            ).start()
+            threading.Thread(target=self._client._forget, args=(self._job_id,), daemon=True).start()
 
     def _work(self) -> None:
         try:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from svdrr import __version__
 from svdrr.backend.jobs import API
@@ -34,6 +35,8 @@ LOST = frozenset({"no_host", "refused", "unreachable", "timeout", "dropped"})
 """Codes of what may pass by itself."""
 
 _MAX_JSON_BYTES = 2**22
+# So often the clock is looked at while JSON comes in.
+_DRIP_BYTES = 64
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 _CERTIFICATE_EXPIRED = 10  # X509_V_ERR_* of OpenSSL's x509_vfy.h, as are the next two
 _CERTIFICATE_OF_ANOTHER_HOST = (62, 64)
@@ -79,13 +82,13 @@ class Connection:
         self.url = _checked_url(url)
         self.timeout_s = timeout_s
         self.loopback = _is_loopback(str(urlsplit(self.url).hostname))
-        self.has_token = token is not None
         self._authorize = _Bearer(_checked_token(token))
         self._verify = _checked_verify(verify)
         self._session = requests.Session()
         # A proxy of the environment cannot reach this computer's loopback, and shall not see what stays on it.
         self._session.trust_env = not self.loopback
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._is_ours = False
 
     @property
     def encrypted(self) -> bool:
@@ -101,7 +104,12 @@ class Connection:
         anonymous: bool = False,
         timeout_s: tuple[float, float] | None = None,
     ) -> requests.Response:
-        """The answer's head; its body is read by `pieces` or `read_json`. anonymous: without the token."""
+        """The answer's head; its body is read by `pieces` or `read_json`.
+
+        anonymous: without the token, which leaves only after `check_server`.
+        """
+        if not (anonymous or self._is_ours):
+            self.check_server()
         handled = sys.exc_info()[1]
         try:
             response = self._session.request(
@@ -132,10 +140,10 @@ class Connection:
             raise _explained(error, self.url, handled) from None
 
     def read_json(self, response: requests.Response) -> Any:
-        """The body as JSON, and within the time of one answer even from a server that sends it byte by byte."""
+        """The body as JSON; a server that sends it ever so slowly gets the time for one answer, and a little more."""
         deadline = time.monotonic() + self.timeout_s[1]
         body = bytearray()
-        for piece in self.pieces(response, size=1):
+        for piece in self.pieces(response, _DRIP_BYTES):
             body += piece
             if time.monotonic() > deadline:
                 raise _timed_out(self.url)
@@ -162,6 +170,7 @@ class Connection:
                 f"The backend at {self.url} is SVDRR {health.get('version')} and speaks {health.get('api')}, but this "
                 f"is SVDRR {__version__} and speaks {API}; update the older of the two.",
             )
+        self._is_ours = True
 
     def _refusal(self, response: requests.Response) -> BackendError:
         """What a status from 300 on means; in the server's own words where it is ours."""
@@ -193,7 +202,6 @@ def test_connection(
     """Whether jobs can be sent to `url`, and if not, why. Waits for the network; arguments as in `Connection`."""
     try:
         connection = Connection(url, token, verify, timeout_s)
-        connection.check_server()
         return _verdict(connection, connection.get_json(f"/{API}/capabilities"))
     except BackendError as error:
         return Diagnosis(False, error.code, _with_advice(error, url, token))
@@ -322,6 +330,8 @@ def _explained(error: Exception, url: str, handled: BaseException | None) -> Bac
         )
     if (tls := among(ssl.SSLError)) and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return BackendError("tls", _tls_sentence(tls, url))
+    if among(CertificateError):  # from urllib3 before 2, for addresses
+        return BackendError("tls", _sentence_on_another_host(url))
     if among(TimeoutError, exceptions.Timeout, urllib3.exceptions.TimeoutError):
         return _timed_out(url)
     if any(isinstance(cause, OSError) and cause.errno in _UNREACHABLE for cause in causes):
@@ -339,11 +349,15 @@ def _tls_sentence(error: BaseException, url: str) -> str:
     if error.verify_code == _CERTIFICATE_EXPIRED:
         return f"The certificate of {_host(url)} has expired; have it renewed, or correct this computer's clock."
     if error.verify_code in _CERTIFICATE_OF_ANOTHER_HOST:
-        return f"The certificate there is not for {_host(url)}; enter the name that the certificate was made for."
+        return _sentence_on_another_host(url)
     return (
         f"This computer does not trust the certificate of {_host(url)} ({error.verify_message}); if it is your own, "
         "give its file as the one to trust."
     )
+
+
+def _sentence_on_another_host(url: str) -> str:
+    return f"The certificate there is not for {_host(url)}; enter the name that the certificate was made for."
 
 
 def _refused_by_another(status: int, url: str) -> BackendError:

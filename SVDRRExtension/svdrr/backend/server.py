@@ -150,7 +150,8 @@ def when_input_ends(end: Callable[[], object]) -> None:
     """Calls `end` once standard input has ended, from a thread."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(4096):
+        # Not through sys.stdin, whose lock would stop the interpreter from ending for other reasons.
+        while os.read(0, 4096):
             pass
         end()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from svdrr.drr.polyenergetic import make_beam_renderer
 from svdrr.models.registry import available_model
 from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
-from svdrr.render import render_views_with
+from svdrr.render import render_views_with, require_in_view
 from svdrr.superres import enhance
 from svdrr.synthesis.sampling import Sampling
 
@@ -30,13 +31,23 @@ Report = Callable[[str, int, int], None]
 """Called with the stage, and with the finished and the total number of its steps; it raises to cancel."""
 
 
+@dataclass(frozen=True, eq=False)
+class _PreparedCT:
+    """key: what it was made from. source: what provenance calls it. corners_ras: as in `CTVolume`."""
+
+    key: tuple[object, ...]
+    renderer: Renderer
+    source: str
+    corners_ras: NDArray[np.float64]
+
+
 class Workbench:
     """Does one job after the other, and keeps what the next may need: the model, the CT ready for rendering."""
 
     def __init__(self, device: str, compile_model: bool) -> None:
         self._device, self._compile = device, compile_model
         self._model: tuple[str, Synthesizer] | None = None
-        self._ct: tuple[tuple[object, ...], Renderer, str] | None = None
+        self._ct: _PreparedCT | None = None
 
     def views(self, job: Job, pixels: Path, report: Report) -> Iterator[Radiograph]:
         """The job's images, each as soon as it is finished. pixels: the job's .npy file, named by its hash."""
@@ -53,22 +64,23 @@ class Workbench:
             yield Radiograph(image)
 
     def _rendered(self, job: RenderJob, pixels: Path, report: Report) -> Iterator[Radiograph]:
-        renderer, source = self._renderer(job, pixels, report)
+        prepared = self._prepared(job, pixels, report)
+        require_in_view(prepared.corners_ras, job.poses, job.detector)
 
         def finish(_: int, radiograph: Radiograph, __: NDArray[np.float32]) -> Radiograph:
             return radiograph
 
-        views = render_views_with(renderer, job.poses, job.detector, finish, source, imaging_of(job))
+        views = render_views_with(prepared.renderer, job.poses, job.detector, finish, prepared.source, imaging_of(job))
         report("Rendering", 0, len(job.poses))
         for number, radiograph in enumerate(views, start=1):
             yield radiograph
             report("Rendering", number, len(job.poses))
 
-    def _renderer(self, job: RenderJob, pixels: Path, report: Report) -> tuple[Renderer, str]:
-        """A renderer of the job's CT, and what provenance calls that CT; kept while jobs differ in their views only."""
+    def _prepared(self, job: RenderJob, pixels: Path, report: Report) -> _PreparedCT:
+        """The job's CT; kept while jobs differ in their views only."""
         imaging = imaging_of(job)
         key = (pixels.stem, job.ijk_to_ras, job.remove_table, imaging.beam, job.material, job.engine)
-        if self._ct is None or self._ct[0] != key:
+        if self._ct is None or self._ct.key != key:
             self._ct = None
             report("Reading the CT", 0, 0)
             ct = CTVolume(read_pixels(pixels.read_bytes(), job).astype(np.float32), np.array(job.ijk_to_ras))
@@ -77,8 +89,9 @@ class Workbench:
                 report("Removing the table", 0, 0)
                 ct, source = remove_table(ct).ct, f"{source}, table removed"
             report("Preparing the CT", 0, 0)
-            self._ct = (key, make_beam_renderer(ct, imaging.beam, job.material, job.engine), source)
-        return self._ct[1:]
+            renderer = make_beam_renderer(ct, imaging.beam, job.material, job.engine)
+            self._ct = _PreparedCT(key, renderer, source, ct.corners_ras)
+        return self._ct
 
     def _synthesized(self, job: SynthesizeJob, image: NDArray[np.float32], report: Report) -> Iterator[Radiograph]:
         synthesizer = self._synthesizer(job.model, report)

@@ -149,7 +149,7 @@ def _shards(settings: Settings, key: str) -> list[_Shard]:
 def _render(work: Work, ct: CTVolume, key: str, voxels: str, shards: list[_Shard], advance: Advance) -> None:
     poses = poses_of(work.views, ct.isocenter_ras, work.settings)
     with _blamed_on_the_ct():
-        require_in_view(ct, poses, Detector.square(work.settings.sizes[0]))
+        require_in_view(ct.corners_ras, poses, Detector.square(work.settings.sizes[0]))
         volume = attenuation(remove_table(ct).ct)
     renderer = make_renderer(volume, work.engine)
     del volume

@@ -13,7 +13,8 @@ from svdrr.evaluation.benchmark import BenchmarkResult, benchmark
 from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.geometry.viewsets import Isocenter, simple_views
 from svdrr.models import ModelDescription
-from svdrr.synthesis.synthesize import Sampling, Synthesizer
+from svdrr.synthesis.sampling import Sampling
+from svdrr.synthesis.synthesize import Synthesizer
 from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED, render_phantom
 
 MEAN_VIEWS_FILE = "mean_views.safetensors"
@@ -41,7 +42,7 @@ def benchmark_phantoms(
     finished and the total number of phantoms.
     """
     model = synthesizer.model
-    sampling = sampling or Sampling.default(model)
+    sampling = sampling or Sampling.of(model)
     chosen = list(views)
 
     def poses_about(isocenter_ras: Isocenter) -> list[CArmPose]:

@@ -76,7 +76,7 @@ def find_model(name: str) -> ModelDescription:
 
 
 def available_model(name: str) -> ModelDescription:
-    """The model called `name`, which is never taken for a folder; SVDRRError that lists the choices if there is none."""
+    """The model called `name`, never the one in a folder; SVDRRError that lists the choices if there is none."""
     models = {description.name: description for description in available_models()}
     if name not in models:
         choices = ", ".join(models) or "none found; set SVDRR_MODELS to a folder of models"

@@ -115,11 +115,11 @@ class SVDRRPipeline(DiffusionPipeline):
         """Yields radiographs (batch, resolution, resolution) in [0, 1], batch by batch, in the order of the views.
 
         radiograph: (resolution, resolution) in [0, 1], bright bone. relative_views: (views, 4) from
-        `svdrr.geometry.relative_view_encoding`. seed: all views start from the same
-        noise, so that a view does not depend on which others are asked for with it. batch_size: views at once; halved,
-        for the rest of the job, when the GPU's memory is not enough. on_step: called after each denoising step with
-        the finished and the total number of steps, each view's counted; it may raise to cancel. SVDRRError if the
-        memory is not enough for one view.
+        `svdrr.geometry.relative_view_encoding`. seed: all views start from the same noise, so that a view does not
+        depend on which others are asked for with it. batch_size: views at once; halved, for the rest of the job, when
+        the GPU's memory is not enough. on_step: called after each denoising step with the finished and the total
+        number of steps, each view's counted; it may raise to cancel. SVDRRError if the memory is not enough for one
+        view.
         """
         if radiograph.shape != (self.resolution, self.resolution):
             raise ValueError(f"radiograph must be {self.resolution} x {self.resolution}, not {radiograph.shape}")
