@@ -27,6 +27,8 @@ from svdrr.radiograph import Radiograph
 
 IMAGE = Radiograph(np.random.default_rng(0).random((20, 24), dtype=np.float32))
 
+SVDRR = [sys.executable, "-m", "svdrr"]
+
 
 def descendants_of(backend: LocalBackend) -> list[psutil.Process]:
     assert backend._server is not None
@@ -60,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[tuple[LocalBackend, BackendClient, list[str]]]:
     progress: list[str] = []
-    with LocalBackend(sys.executable, folder, device="cpu") as backend:
+    with LocalBackend(SVDRR, folder, device="cpu") as backend:
         yield backend, backend.start(progress.append), progress
 
 
@@ -90,7 +92,7 @@ def test_nobody_else_can_use_it(running: tuple[LocalBackend, BackendClient, list
 
 def test_two_at_once(running: tuple[LocalBackend, BackendClient, list[str]], folder: Path) -> None:
     """As with two Slicers: the second neither takes up the jobs of the first nor removes them."""
-    with LocalBackend(sys.executable, folder, device="cpu") as second:
+    with LocalBackend(SVDRR, folder, device="cpu") as second:
         assert second.start().url != running[1].url
         assert len(list(folder.glob("run-*"))) == 2
         second.start().run(echo_request(IMAGE))
@@ -99,7 +101,7 @@ def test_two_at_once(running: tuple[LocalBackend, BackendClient, list[str]], fol
 
 
 def test_stopping_leaves_nothing_but_the_log(tmp_path: Path) -> None:
-    backend = LocalBackend(sys.executable, tmp_path, device="cpu")
+    backend = LocalBackend(SVDRR, tmp_path, device="cpu")
     client = backend.start()
     job = client.start(render_request(big_ct(), [CArmPose(angle / 9) for angle in range(900)], Detector.square(512)))
     wait_until(lambda: any(isinstance(event, ArrivedView) for event in job.poll()), 60.0)
@@ -122,7 +124,7 @@ def big_ct() -> CTVolume:
 
 
 def test_a_server_that_died_is_started_anew(tmp_path: Path) -> None:
-    with LocalBackend(sys.executable, tmp_path, device="cpu") as backend:
+    with LocalBackend(SVDRR, tmp_path, device="cpu") as backend:
         first = backend.start()
         processes = descendants_of(backend)
         processes[0].kill()
@@ -144,7 +146,7 @@ from svdrr.backend.request import render_request
 from svdrr.ct import CTVolume
 from svdrr.geometry import CArmPose, Detector
 
-backend = LocalBackend(sys.executable, Path(sys.argv[1]), device="cpu")
+backend = LocalBackend([sys.executable, "-m", "svdrr"], Path(sys.argv[1]), device="cpu")
 ct = CTVolume(np.zeros((64, 64, 64), np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
 poses = [CArmPose(angle / 9) for angle in range(900)]
 job = backend.start().start(render_request(ct, poses, Detector.square(512), engine="siddon"))
@@ -192,7 +194,7 @@ def test_what_a_killed_slicer_left_is_removed(tmp_path: Path) -> None:
     young.mkdir()
     long_ago = time.time() - 3600.0
     os.utime(left, (long_ago, long_ago))
-    with LocalBackend(sys.executable, tmp_path, device="cpu") as backend:
+    with LocalBackend(SVDRR, tmp_path, device="cpu") as backend:
         backend.start()
         assert not left.exists()
         assert young.exists()
@@ -200,7 +202,7 @@ def test_what_a_killed_slicer_left_is_removed(tmp_path: Path) -> None:
 
 def test_it_says_why_it_does_not_start(tmp_path: Path, stand_in: Callable[[str], dict[str, str]]) -> None:
     program = "import sys; print('a line'); sys.exit('svdrr: The backend needs the package fastapi.\\n\\n')"
-    backend = LocalBackend(sys.executable, tmp_path, stand_in(program))
+    backend = LocalBackend(SVDRR, tmp_path, stand_in(program))
     with pytest.raises(SVDRRError) as caught:
         backend.start()
     assert str(caught.value) == (
@@ -214,14 +216,14 @@ def test_it_says_why_it_does_not_start(tmp_path: Path, stand_in: Callable[[str],
 def test_its_last_words_are_its_own(tmp_path: Path, stand_in: Callable[[str], dict[str, str]]) -> None:
     (tmp_path / "backend.log").write_text("an earlier error\n")
     with pytest.raises(SVDRRError, match="it said nothing"):
-        LocalBackend(sys.executable, tmp_path, stand_in("import os; os._exit(3)")).start()
+        LocalBackend(SVDRR, tmp_path, stand_in("import os; os._exit(3)")).start()
 
 
 def test_the_log_does_not_grow_for_ever(tmp_path: Path, stand_in: Callable[[str], dict[str, str]]) -> None:
     log = tmp_path / "backend.log"
     log.write_bytes(b"x" * (2**20 + 1))
     with pytest.raises(SVDRRError):
-        LocalBackend(sys.executable, tmp_path, stand_in("raise SystemExit('short')")).start()
+        LocalBackend(SVDRR, tmp_path, stand_in("raise SystemExit('short')")).start()
     assert log.read_text() == "short\n"
 
 
@@ -238,13 +240,13 @@ print(child.pid, flush=True)
 time.sleep(600)
 """
     with pytest.raises(SVDRRError, match=r"did not start within 1 s: \d+\. Its log is"):
-        LocalBackend(sys.executable, tmp_path, stand_in(program)).start()
+        LocalBackend(SVDRR, tmp_path, stand_in(program)).start()
     child = int((tmp_path / "backend.log").read_text())
     wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_starting_can_be_cancelled(tmp_path: Path) -> None:
-    backend = LocalBackend(sys.executable, tmp_path, device="cpu")
+    backend = LocalBackend(SVDRR, tmp_path, device="cpu")
     processes: list[psutil.Process] = []
 
     def on_progress(sentence: str) -> None:
@@ -261,10 +263,10 @@ def test_starting_can_be_cancelled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("python", ["/no/such/python", __file__])
 def test_a_python_that_is_none(tmp_path: Path, python: str) -> None:
     with pytest.raises(SVDRRError, match=r"cannot be started with .*; set up its environment again"):
-        LocalBackend(python, tmp_path).start()
+        LocalBackend([str(python)], tmp_path).start()
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SVDRRError, match="cannot be started"):
-        LocalBackend(sys.executable, tmp_path / "file" / "folder").start()
+        LocalBackend(SVDRR, tmp_path / "file" / "folder").start()

@@ -53,7 +53,7 @@ def doctor_command(
     models: Annotated[Path | None, typer.Option(help="Folder of models, instead of those found by themselves.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one machine-readable result.")] = False,
 ) -> None:
-    """Say what a backend needs: what is there, what is missing, and what to do about it. With --backend: about that one."""
+    """Say what a backend needs, here or behind --backend: what is there, what is missing, and what to do about it."""
     found = findings(backend, given_token(token_file), environment, models, authority)
     complete = all(finding.ok for finding in found)
     if as_json:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows only
 class LocalBackend:
     """A server on this computer's loopback, which nothing but its clients here can use.
 
-    python: that of an environment with ``svdrr[backend]``. folder: for its jobs while it runs, and for its log.
+    svdrr: the command in an environment with ``svdrr[backend]``, such as ``[python, "-m", "svdrr"]`` or
+    `BackendEnvironment.command()`. folder: for its jobs while it runs, and for its log.
     environment: the process's environment variables; by default this one's. models: folder of models beside the
     bundled ones. device: as in ``svdrr serve --device``.
 
@@ -43,13 +44,13 @@ class LocalBackend:
 
     def __init__(
         self,
-        python: str | Path,
+        svdrr: Sequence[str],
         folder: Path,
         environment: Mapping[str, str] | None = None,
         models: Path | None = None,
         device: str = "auto",
     ) -> None:
-        self._python, self._folder, self._models, self._device = python, folder, models, device
+        self._svdrr, self._folder, self._models, self._device = svdrr, folder, models, device
         self._environment = os.environ if environment is None else environment
         self._server: _Server | None = None
         self._client: BackendClient | None = None
@@ -128,14 +129,14 @@ class LocalBackend:
                 return _Server(process, folder, log.tell())
         except OSError as error:
             raise SVDRRError(
-                f"The backend on this computer cannot be started with {self._python} in {self._folder}: "
+                f"The backend on this computer cannot be started with {self._svdrr[0]} in {self._folder}: "
                 f"{error.strerror or error}; set up its environment again."
             ) from None
 
     def _command(self, folder: Path) -> list[str]:
         models = [] if self._models is None else ["--models", str(self._models)]
         return [
-            *(str(self._python), "-m", "svdrr", "serve", "--host", "127.0.0.1", "--port", "0", "--exit-with-parent"),
+            *(*self._svdrr, "serve", "--host", "127.0.0.1", "--port", "0", "--exit-with-parent"),
             *("--spool", str(folder / "jobs"), "--address-file", str(folder / _ADDRESS_FILE)),
             *("--device", self._device, *models),
         ]

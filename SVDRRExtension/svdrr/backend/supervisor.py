@@ -136,13 +136,23 @@ class Supervisor(threading.Thread):
 _GONE: dict[str, Any] = {}
 
 
+# With the search path of this process, which the environment alone does not give back where the packages lie beside
+# those of another application's Python.
+_RUN_MODULE = f"""
+import runpy, sys
+sys.path[:] = {sys.path!a}
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 class _Worker:
     """The process and its two channels."""
 
     def __init__(self, device: str, compile_model: bool) -> None:
         flags = ["--compile"] if compile_model else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "svdrr.backend.worker", device, *flags],
+            [sys.executable, "-c", _RUN_MODULE, "svdrr.backend.worker", device, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",

@@ -80,8 +80,10 @@ class Synthesizer:
                 f"The model '{self.model.name}' cannot be loaded; files in {self.model.folder} are missing or damaged."
             ) from error
         # Not by `from_pretrained`, whose argument for it has another name in each version, nor by `to`, which warns.
-        for part in (pipeline.vae, pipeline.vcdit, pipeline.image_encoder):
+        for part in (pipeline.vcdit, pipeline.image_encoder):
             part.bfloat16() if choose_dtype(self.device) == torch.bfloat16 else part.float()
+        # The 8 bits of a bfloat16 would show as bands in a radiograph of 16.
+        pipeline.vae.float()
         try:
             self.pipeline = pipeline.to(self.device)
         except RuntimeError as error:  # too little memory, or a GPU that this PyTorch was not built for
