@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,17 @@ from statistics import median
 
 import numpy as np
 import psutil
+import requests
 from rich.console import Console
 from rich.table import Table
 
+from svdrr.backend.arrays import to_npy
 from svdrr.backend.client import BackendClient
+from svdrr.backend.jobs import EchoJob
 from svdrr.backend.local import LocalBackend
 from svdrr.backend.request import echo_request, synthesis_request
+from svdrr.backend.store import JobStore, Limits
+from svdrr.backend.supervisor import Supervisor
 from svdrr.files import whole_file
 from svdrr.geometry import parse_views
 from svdrr.radiograph import Radiograph
@@ -102,14 +108,49 @@ def protocol(client: BackendClient, jobs: int) -> list[Figure]:
     job_id = client.submit(small)
     status = [seconds(lambda: client.status(job_id)) for _ in range(jobs)]
     client.cancel(job_id)
+    bare = requests.Session()
+    health = [seconds(lambda: bare.get(f"{client.url}/v1/health").content) for _ in range(jobs)]
     return [
+        Figure("null job without HTTP: from accepted to done", 1e3 * median(turnarounds(jobs)), "ms"),
         Figure("null job: submit, follow, fetch, delete", 1e3 * median(single), "ms"),
         Figure("the same, 95th percentile", 1e3 * float(np.quantile(single, 0.95)), "ms"),
         Figure(f"null job of {TRANSFER_SIDE} x {TRANSFER_SIDE} pixels", 1e3 * median(with_pixels), "ms"),
         Figure("null jobs of one client", 1.0 / median(single), "jobs/s"),
         Figure(f"null jobs of {CLIENTS} clients", jobs // CLIENTS * CLIENTS / together, "jobs/s"),
         Figure("status request", 1e3 * median(status), "ms"),
+        Figure("a bare request to the server, by the requests package", 1e3 * median(health), "ms"),
     ]
+
+
+def turnarounds(jobs: int) -> list[float]:
+    """Seconds from a job's arrival in the store to its end, worker process included, in a server without its HTTP."""
+    taken = []
+    finished = threading.Event()
+    pixels = to_npy(random_radiograph(16).pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        store = JobStore(Path(folder), Limits())
+        supervisor = Supervisor(store, "cpu")
+
+        def changed(job_id: str) -> None:
+            supervisor.wake.set()
+            status = store.status(job_id)
+            if status is not None and status.finished:
+                finished.set()
+
+        store.changed = changed
+        supervisor.start()
+        while not supervisor.state["ready"]:
+            time.sleep(0.1)
+        for _ in range(jobs):
+            finished.clear()
+            start = time.perf_counter()
+            job_id = store.add(EchoJob(), pixels)
+            finished.wait(60.0)
+            taken.append(time.perf_counter() - start)
+            store.delete(job_id)
+        supervisor.stop()
+        store.close()
+    return taken
 
 
 def model(client: BackendClient, views: int) -> list[Figure]:

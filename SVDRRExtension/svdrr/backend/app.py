@@ -44,6 +44,7 @@ _LOOK_S = 0.2
 _NOTE_S = 1.0
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _READERS = 2
+_ZIP = "application/zip"
 
 _log = logging.getLogger("svdrr.server")
 
@@ -209,17 +210,21 @@ def create_app(
         found = _status(store, job_id)
         if found.state != "done":
             raise RefusedError(409, "not_finished", f"The job is {found.state}; there is no result.")
-        return _zip_response(store, job_id, range(found.views_done))
+        return StreamingResponse(_zip(store, job_id, range(found.views_done)), media_type=_ZIP)
 
-    @app.get("/v1/jobs/{job_id}/result/{index}", response_class=StreamingResponse)
-    def view(job_id: str, index: int) -> StreamingResponse:
+    @app.get("/v1/jobs/{job_id}/result/{index}", response_class=Response)
+    def view(job_id: str, index: int) -> Response:
         """One view, as soon as it is finished, in the same form."""
         found = _status(store, job_id)
         if not 0 <= index < found.views_total:
             raise RefusedError(404, "not_found", f"The job has {found.views_total} views; there is no view {index}.")
         if index >= found.views_done:
             raise RefusedError(409, "not_finished", f"View {index} is not finished.")
-        return _zip_response(store, job_id, [index])
+        try:
+            # One image, at once: as a stream each of its pieces would go through another thread.
+            return Response(b"".join(_zip(store, job_id, [index])), media_type=_ZIP)
+        except FileNotFoundError:  # cancelled since
+            raise _no_such_job() from None
 
     @app.delete("/v1/jobs/{job_id}", status_code=204)
     def cancel(job_id: str) -> None:
@@ -350,14 +355,14 @@ def _preview(results: Path, index: int) -> dict[str, Any]:
     return {"index": index, "label": label, "preview_png": picture}
 
 
-def _zip_response(store: JobStore, job_id: str, indices: Iterable[int]) -> StreamingResponse:
+def _zip(store: JobStore, job_id: str, indices: Iterable[int]) -> Iterable[bytes]:
     store.asked_for(job_id)
     paths = [store.results(job_id) / f"view_{index:05d}.npy" for index in indices]
     try:
         entries = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths]
     except FileNotFoundError:
         raise _no_such_job() from None
-    return StreamingResponse(zipped(entries, (path.read_bytes() for path in paths)), media_type="application/zip")
+    return zipped(entries, (path.read_bytes() for path in paths))
 
 
 _JOB_REQUEST: dict[str, Any] = {

@@ -238,8 +238,10 @@ class BackendClient:
 
     def _follow(self, job_id: str, patience: _Patience) -> Generator[JobStatus | FinishedView, None, None]:
         announced: set[int] = set()
-        while True:
+        finished = False
+        while not finished:
             try:
+                # To its end, which comes right after the last status: a connection that was read out is used again.
                 for event in self._events(job_id, max(announced, default=-1) + 1):
                     patience.renew()
                     if isinstance(event, FinishedView):
@@ -247,11 +249,12 @@ class BackendClient:
                             continue
                         announced.add(event.index)
                     yield event
-                    if isinstance(event, JobStatus) and event.finished:
-                        return
-                raise BackendError("dropped", f"{self.url} broke off its report; the job may go on there.")
+                    finished = isinstance(event, JobStatus) and event.finished
+                if not finished:
+                    raise BackendError("dropped", f"{self.url} broke off its report; the job may go on there.")
             except BackendError as error:
-                patience.wait_after(error)
+                if not finished:
+                    patience.wait_after(error)
 
     def _events(self, job_id: str, first_view: int) -> Iterator[JobStatus | FinishedView]:
         """What the server reports over one connection; of the views, those from `first_view` on."""

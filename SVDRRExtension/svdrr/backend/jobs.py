@@ -46,8 +46,14 @@ class RenderJob:
 
     def __post_init__(self) -> None:
         matrix = np.array(self.ijk_to_ras)
-        if not np.all(np.isfinite(matrix)) or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise SVDRRError("A CT's ijk_to_ras must be an invertible 4 x 4 matrix of finite numbers.")
+        if (
+            not np.all(np.isfinite(matrix))
+            or (matrix[3] != (0.0, 0.0, 0.0, 1.0)).any()
+            or not 1e-12 <= abs(np.linalg.det(matrix[:3, :3])) < np.inf
+        ):
+            raise SVDRRError(
+                "A CT's ijk_to_ras must be an invertible 4 x 4 matrix of finite numbers with the last row 0, 0, 0, 1."
+            )
         if self.energy_kev is not None and self.kvp is not None:
             raise SVDRRError("A beam has one energy or a tube voltage, not both.")
         _require_views(self.poses)

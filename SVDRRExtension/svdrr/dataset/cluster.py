@@ -118,8 +118,10 @@ def connected(address: str, **options: Any) -> Iterator[Any]:
 def _connect(ray: Any, address: str, temporary: str | None, options: dict[str, Any]) -> None:
     options = {"log_to_driver": False, "logging_level": "ERROR", **options}
     if address == "local":
+        # Ray opens its folder to all users of this computer; the one around it stays closed.
+        folder = os.path.join(str(temporary), "ray")
         # Two workers at least, so that one dying does not stop the other.
-        options = {"num_cpus": max(2, core_count()), "_temp_dir": temporary, "include_dashboard": False, **options}
+        options = {"num_cpus": max(2, core_count()), "_temp_dir": folder, "include_dashboard": False, **options}
         for start in range(1, _STARTS + 1):
             try:
                 ray.init(address="local", _node_ip_address="127.0.0.1", **options)
