@@ -97,7 +97,7 @@ def test_torch_and_the_gpu(facts: dict[str, Any], gpus: Gpus, ok: bool, says: st
 
 
 def test_a_backend_that_cannot_be_reached() -> None:
-    finding = doctor._connection_finding("http://127.0.0.1:9", None)
+    (finding,) = findings("http://127.0.0.1:9")
     assert not finding.ok
     assert finding.sentence.endswith(".")
 

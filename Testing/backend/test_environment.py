@@ -23,9 +23,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from svdrr import __version__
-from svdrr.backend import environment as module
+from svdrr.backend import installation as module
 from svdrr.backend.driver import Gpu, Gpus, choose_build, driver_problem, find_gpus, fitting_build
-from svdrr.backend.environment import BackendEnvironment, Plan, Requirements, clean_environment, set_up
+from svdrr.backend.environment import BackendEnvironment, clean_environment
+from svdrr.backend.installation import Plan, set_up
+from svdrr.backend.requirements import Requirements
 from svdrr.errors import SVDRRError
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +174,8 @@ def test_a_set_up_that_was_killed_is_finished_by_the_next(
     folder = tmp_path / "backend"
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from svdrr.backend.environment import Requirements, set_up
+        from svdrr.backend.installation import set_up
+        from svdrr.backend.requirements import Requirements
         set_up(Path({str(folder)!r}), "cpu", wheels=Path({str(wheels)!r}), python={slicer_like_python!r},
                requirements=Requirements("2.13.0", {dict(TINY.groups)!r}),
                confirm=lambda plan: True, on_line=lambda line: print(line, flush=True))

@@ -12,7 +12,7 @@ import typer
 from svdrr.backend.cli_client import Authority, BackendURL, TokenFile, given_token
 from svdrr.backend.doctor import findings
 from svdrr.backend.driver import BUILDS
-from svdrr.backend.environment import Plan, set_up
+from svdrr.backend.installation import Plan, set_up
 from svdrr.errors import SVDRRError
 
 _ADVICE_INDENT = " " * 9

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from svdrr.backend.driver import Gpus, driver_problem, find_gpus, fitting_build
-from svdrr.backend.environment import BackendEnvironment, Requirements, requirement_name
+from svdrr.backend.environment import BackendEnvironment
+from svdrr.backend.requirements import Requirements, requirement_name
 from svdrr.errors import SVDRRError
 from svdrr.models.registry import DESCRIPTION_FILE, model_folders, read_description
 
