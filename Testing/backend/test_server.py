@@ -432,6 +432,7 @@ def test_what_a_server_refuses_to_start_with(tmp_path: Path, monkeypatch: pytest
         ("at least 16 characters", None, ["--token-file", tmp_path / "empty"]),
         ("at least 16 characters", None, ["--token-file", tmp_path / "short"]),
         ("at least 16 characters", "", []),
+        ("at least 16 characters", "schlüssel-schlüssel", []),
         ("cannot be read", None, ["--token-file", tmp_path]),
         ("cannot be written", None, ["--token-file", tmp_path / "missing" / "token"]),
         ("so it needs a token", None, ["--host", "0.0.0.0"]),

@@ -59,6 +59,17 @@ def test_folders_of_the_search_path_come_first(tmp_path: Path, monkeypatch: pyte
     assert sorted(model.name for model in available_models()) == ["demo-128", "other", "small"]
 
 
+def test_a_damaged_model_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_model(tmp_path / "whole")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "model.json").write_text("{", encoding="utf-8")
+    monkeypatch.setenv("SVDRR_MODELS", str(tmp_path))
+    assert sorted(model.name for model in available_models()) == ["demo-128", "small"]
+    assert "does not describe a model" in caplog.text
+
+
 def test_a_folder_is_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SVDRR_MODELS", raising=False)
     model = find_model(str(write_model(tmp_path / "my model")))

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import socket
 import ssl
 import sys
@@ -52,8 +53,10 @@ class ServerSettings:
     compile_model: bool = False
 
     def __post_init__(self) -> None:
-        if self.token is not None and len(self.token) < MIN_TOKEN_CHARACTERS:
-            raise SVDRRError(f"A token needs at least {MIN_TOKEN_CHARACTERS} characters.")
+        if self.token is not None and not re.fullmatch(rf"[!-~]{{{MIN_TOKEN_CHARACTERS},}}", self.token):
+            raise SVDRRError(
+                f"A token needs at least {MIN_TOKEN_CHARACTERS} characters: letters, digits and signs of ASCII, no spaces."
+            )
         if self.token is None and not _is_loopback(self.host):
             raise SVDRRError(
                 f"On {self.host} other computers can reach the backend, so it needs a token: give --token-file."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from svdrr.errors import SVDRRError
 
 DESCRIPTION_FILE = "model.json"
+_log = logging.getLogger(__name__)
 _BUNDLED = Path(__file__).resolve().parents[3] / "Resources" / "Models"
 
 
@@ -60,11 +62,15 @@ def model_folders() -> list[Path]:
 
 
 def available_models() -> list[ModelDescription]:
-    """Every model that can be found, the first of each name."""
+    """Every model that can be found, the first of each name; one that is damaged does not hide the others."""
     by_name: dict[str, ModelDescription] = {}
     for folder in model_folders():
-        description = read_description(folder)
-        by_name.setdefault(description.name, description)
+        try:
+            description = read_description(folder)
+        except SVDRRError as error:
+            _log.warning("%s", error)
+        else:
+            by_name.setdefault(description.name, description)
     return list(by_name.values())
 
 
