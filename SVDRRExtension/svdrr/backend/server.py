@@ -54,9 +54,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if self.token is not None and not re.fullmatch(rf"[!-~]{{{MIN_TOKEN_CHARACTERS},}}", self.token):
-            raise SVDRRError(
-                f"A token needs at least {MIN_TOKEN_CHARACTERS} characters: letters, digits and signs of ASCII, no spaces."
-            )
+            raise SVDRRError(f"A token needs at least {MIN_TOKEN_CHARACTERS} characters, ASCII and without spaces.")
         if self.token is None and not _is_loopback(self.host):
             raise SVDRRError(
                 f"On {self.host} other computers can reach the backend, so it needs a token: give --token-file."
