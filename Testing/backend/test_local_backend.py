@@ -183,6 +183,7 @@ def test_it_ends_with_its_parent(tmp_path: Path, then: str, number: signal.Signa
             parent.stdin.flush()
         parent.wait(20.0)
         wait_until(lambda: all_gone(processes), 5.0)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_what_a_killed_slicer_left_is_removed(tmp_path: Path) -> None:
@@ -270,3 +271,9 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SVDRRError, match="cannot be started"):
         LocalBackend(SVDRR, tmp_path / "file" / "folder").start()
+
+
+def test_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with LocalBackend(SVDRR, Path("here"), device="cpu") as backend:
+        assert backend.start().capabilities()["version"]

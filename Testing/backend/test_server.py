@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import time
@@ -504,3 +505,20 @@ def test_the_log_holds_no_token_no_pixels_and_no_jobs_id(server: Server, phantom
     for process in (*server.workers(),):
         assert TOKEN not in " ".join(process.cmdline())
         assert TOKEN not in process.environ().values()
+
+
+def test_the_openapi_document_describes_jobs_token_and_errors(server: Server) -> None:
+    document = requests.get(f"{server.url}/openapi.json", timeout=30).json()
+    schemas = document["components"]["schemas"]
+    for kind in (RenderJob, SynthesizeJob, EnhanceJob, EchoJob):
+        assert set(schemas[kind.__name__]["properties"]) == {field.name for field in dataclasses.fields(kind)}
+    parts = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert parts["properties"]["job"] == {"$ref": "#/components/schemas/Job"}
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert "default" in operation["responses"]
+            assert "422" not in operation["responses"]
+    refused = server.submit({"kind": "echo", "nonsense": 1}).json()
+    assert set(refused) == set(schemas["Error"]["properties"])
+    assert set(refused["error"]) == set(schemas["Error"]["properties"]["error"]["properties"])

@@ -184,7 +184,7 @@ def test_a_full_queue(limited: Server) -> None:
     running, _ = stuck_job(limited)
     waiting = [limited.start(EchoJob(), SMALL) for _ in range(3)]
     answer = limited.submit(EchoJob(), SMALL)
-    assert "3 jobs are waiting" in refused(answer, 429, "queue_full")
+    assert "3 jobs waiting" in refused(answer, 429, "queue_full")
     assert int(answer.headers["Retry-After"]) > 0
     limited.cancel(waiting.pop())
     waiting.append(limited.start(EchoJob(), SMALL))

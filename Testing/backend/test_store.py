@@ -293,7 +293,7 @@ def test_as_many_wait_as_may_wait(tmp_path: Path) -> None:
     with closing(JobStore(tmp_path, Limits(max_queued=2))) as store:
         first = store.add(EchoJob(), npy(0.1))
         store.add(EchoJob(), npy(0.2))
-        with pytest.raises(QueueFullError, match="2 jobs are waiting"):
+        with pytest.raises(QueueFullError, match="2 jobs waiting"):
             store.add(EchoJob(), npy(0.3))
         assert len(inputs(store)) == 2
         assert store.claim("here").id == first  # type: ignore[union-attr]

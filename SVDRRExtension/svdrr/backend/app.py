@@ -27,6 +27,7 @@ from svdrr import __version__
 from svdrr.backend.arrays import zipped
 from svdrr.backend.guard import Guard, RefusedError, limited_body
 from svdrr.backend.jobs import API, MAX_VIEWS, JobStatus
+from svdrr.backend.openapi import ERRORS, EVENT_STREAM, JOB_REQUEST, ZIP_FILE, describe
 from svdrr.backend.store import DiskFullError, JobStore, QueueFullError, UnknownPixelsError
 from svdrr.backend.supervisor import Supervisor
 from svdrr.backend.validation import read_job, read_pixels, require_possible
@@ -109,7 +110,9 @@ def create_app(
         "diagnosis. Errors are {error: {code, message}}, with one sentence for people.",
         lifespan=lifespan,
         redoc_url=None,
+        responses=ERRORS,
     )
+    describe(app)
     app.add_middleware(Guard, token=token)
 
     @app.exception_handler(RefusedError)
@@ -142,7 +145,9 @@ def create_app(
 
     @app.get("/v1/capabilities")
     def capabilities() -> dict[str, Any]:
-        """Devices, queue, models, methods and limits."""
+        """Devices (name, description, memory_total_bytes, memory_free_bytes, ready, problem), queue (queued, running,
+        max_queued), models (name, resolution, field_of_view_mm, default steps and guidance, size_bytes, licence, use),
+        super_resolution (methods, scales), engines, limits (max_request_bytes, max_views, keep_s)."""
         counts = store.counts()
         return {
             "version": __version__,
@@ -175,7 +180,7 @@ def create_app(
             },
         }
 
-    @app.post("/v1/jobs", status_code=201, openapi_extra=_JOB_REQUEST)
+    @app.post("/v1/jobs", status_code=201, openapi_extra=JOB_REQUEST)
     async def submit(request: Request) -> JobStatus:
         """A new job. Its pixels are a .npy file: float32 (rows, columns) in [0, 1] for radiographs, int16 or float32
         HU (k, j, i) for a CT; or the job names by `pixels_sha256` a file that an earlier job brought."""
@@ -195,7 +200,7 @@ def create_app(
         store.asked_for(job_id)
         return found
 
-    @app.get("/v1/jobs/{job_id}/events", response_class=StreamingResponse)
+    @app.get("/v1/jobs/{job_id}/events", response_class=StreamingResponse, responses=EVENT_STREAM)
     async def events(job_id: str, request: Request) -> StreamingResponse:
         """Server-sent events: `status` with the job's status, `view` with a preview of each view that is finished,
         `gone` if the job is cancelled meanwhile. The header Last-Event-ID skips views that were announced before."""
@@ -204,7 +209,7 @@ def create_app(
         stream = _events(store, changes, job_id, int(known) if re.fullmatch(r"\d{1,6}", known) else 0)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    @app.get("/v1/jobs/{job_id}/result", response_class=StreamingResponse)
+    @app.get("/v1/jobs/{job_id}/result", response_class=StreamingResponse, responses=ZIP_FILE)
     def result(job_id: str) -> StreamingResponse:
         """All views of a finished job: a zip file of views.json and one .npy file each, float32 (rows, columns)."""
         found = _status(store, job_id)
@@ -212,12 +217,12 @@ def create_app(
             raise RefusedError(409, "not_finished", f"The job is {found.state}; there is no result.")
         return StreamingResponse(_zip(store, job_id, range(found.views_done)), media_type=_ZIP)
 
-    @app.get("/v1/jobs/{job_id}/result/{index}", response_class=Response)
+    @app.get("/v1/jobs/{job_id}/result/{index}", response_class=Response, responses=ZIP_FILE)
     def view(job_id: str, index: int) -> Response:
         """One view, as soon as it is finished, in the same form."""
         found = _status(store, job_id)
         if not 0 <= index < found.views_total:
-            raise RefusedError(404, "not_found", f"The job has {found.views_total} views; there is no view {index}.")
+            raise RefusedError(404, "not_found", f"There is no view {index}, only 0 to {found.views_total - 1}.")
         if index >= found.views_done:
             raise RefusedError(409, "not_finished", f"View {index} is not finished.")
         try:
@@ -363,20 +368,3 @@ def _zip(store: JobStore, job_id: str, indices: Iterable[int]) -> Iterable[bytes
     except FileNotFoundError:
         raise _no_such_job() from None
     return zipped(entries, (path.read_bytes() for path in paths))
-
-
-_JOB_REQUEST: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["job"],
-                    "properties": {"job": {"type": "string"}, "pixels": {"type": "string", "format": "binary"}},
-                },
-                "encoding": {"job": {"contentType": "application/json"}},
-            }
-        },
-    }
-}

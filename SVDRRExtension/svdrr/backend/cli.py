@@ -44,6 +44,7 @@ def serve_command(
     ] = None,
     address_file: Annotated[Path | None, typer.Option(help="Write the URL here once the server listens.")] = None,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", help="End when standard input ends.")] = False,
+    discard_jobs: Annotated[bool, typer.Option("--discard-jobs", help="Remove the spool at the end.")] = False,
 ) -> None:
     """Run a backend: it renders, synthesizes and enlarges for the panels in Slicer and for --backend, as jobs."""
     try:
@@ -77,6 +78,7 @@ def serve_command(
         key=_file(key),
         address_file=address_file,
         exit_with_parent=exit_with_parent,
+        discard_jobs=discard_jobs,
         compile_model=compile_model,
     )
     if ray:

@@ -161,7 +161,11 @@ class Connection:
 
     def check_server(self) -> None:
         """BackendError unless an SVDRR server of this version's protocol answers; the token stays here."""
-        health = self.get_json(f"/{API}/health", anonymous=True)
+        try:
+            health = self.get_json(f"/{API}/health", anonymous=True)
+        except BackendError as error:
+            # Health needs no token, so this is another address of a server, though maybe of ours.
+            raise _not_svdrr(self.url) if error.code == "unauthorized" and urlsplit(self.url).path else error
         if not isinstance(health, dict) or health.get("service") != "svdrr":
             raise _not_svdrr(self.url)
         if health.get("api") != API:

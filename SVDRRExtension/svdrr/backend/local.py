@@ -50,7 +50,7 @@ class LocalBackend:
         models: Path | None = None,
         device: str = "auto",
     ) -> None:
-        self._svdrr, self._folder, self._models, self._device = svdrr, folder, models, device
+        self._svdrr, self._folder, self._models, self._device = svdrr, folder.absolute(), models, device
         self._environment = os.environ if environment is None else environment
         self._server: _Server | None = None
         self._client: BackendClient | None = None
@@ -137,6 +137,7 @@ class LocalBackend:
         models = [] if self._models is None else ["--models", str(self._models)]
         return [
             *(*self._svdrr, "serve", "--host", "127.0.0.1", "--port", "0", "--exit-with-parent"),
+            "--discard-jobs",
             *("--spool", str(folder / "jobs"), "--address-file", str(folder / _ADDRESS_FILE)),
             *("--device", self._device, *models),
         ]

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import ssl
 import sys
@@ -37,6 +38,7 @@ class ServerSettings:
 
     port: 0 takes a free one. token: None only on a loopback address. devices: such as ("cpu",) or ("cuda:0",).
     address_file: told the URL once the server listens. exit_with_parent: end when standard input does.
+    discard_jobs: remove the spool at the end.
     """
 
     host: str
@@ -50,6 +52,7 @@ class ServerSettings:
     key: Path | None = None
     address_file: Path | None = None
     exit_with_parent: bool = False
+    discard_jobs: bool = False
     compile_model: bool = False
 
     def __post_init__(self) -> None:
@@ -66,10 +69,10 @@ class ServerSettings:
 def serve(settings: ServerSettings) -> None:
     """Runs the server until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    listening = listen(settings.host, settings.port)
     store = JobStore(settings.spool, settings.limits)
     supervisors = [Supervisor(store, device, settings.compile_model) for device in settings.devices]
     app = create_app(store, supervisors, settings.token, settings.max_request_bytes)
-    listening = listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
         http=PunctualProtocol,
@@ -91,7 +94,11 @@ def serve(settings: ServerSettings) -> None:
     if settings.exit_with_parent:
         when_input_ends(partial(setattr, server, "should_exit", True))
     announce(settings, *listening.getsockname()[:2])
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    finally:
+        if settings.discard_jobs:
+            shutil.rmtree(settings.spool, ignore_errors=True)
 
 
 class PunctualProtocol(H11Protocol):
@@ -129,7 +136,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening = socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "there is no such port"
         raise SVDRRError(f"Cannot listen on {host}, port {port}: {reason}.") from None
     listening.set_inheritable(False)
     return listening

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svdrr.backend.jobs import EnhanceJob, Job, JobStatus, RenderJob, SynthesizeJob, job_to_json, view_count
-from svdrr.errors import SVDRRError
+from svdrr.errors import SVDRRError, counted
 
 # A running job whose server has not been heard of for so long has lost it.
 LOST_AFTER_S = 5.0
@@ -93,8 +93,11 @@ class JobStore:
         self.limits = limits
         self.changed: Callable[[str], None] = lambda job_id: None
         self._inputs, self._results = folder / "inputs", folder / "results"
-        for place in (folder, self._inputs, self._results):
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for place in (folder, self._inputs, self._results):
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SVDRRError(f"The folder for jobs {folder} cannot be made: {error.strerror}.") from None
         self._folder = folder
         # Readers never wait for a writer in this mode, if each has a connection of its own.
         self._reading, self._writing = threading.Lock(), threading.Lock()
@@ -315,7 +318,7 @@ class JobStore:
     def _require_room(self, database: sqlite3.Connection, size: int) -> None:
         waiting = database.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
         if waiting >= self.limits.max_queued:
-            raise QueueFullError(f"The backend is busy: {waiting} jobs are waiting already; try again later.")
+            raise QueueFullError(f"The backend is busy: {counted(waiting, 'job')} waiting already; try again later.")
         # Jobs with the same pixels share one file of them.
         taken = database.execute(
             "SELECT COALESCE(SUM(result_bytes), 0) + (SELECT COALESCE(SUM(size), 0) FROM "
