@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from svdrr.ct.io import write_volume
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.images import read_radiograph, write_png
 from svdrr.radiograph import Radiograph
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -111,3 +115,20 @@ def test_serve_makes_a_token_that_only_its_user_can_read(tmp_path: Path) -> None
     assert "99999" in failed.stderr
     assert len(file.read_text(encoding="utf-8").strip()) >= 32
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("page", ["README.md", "Docs/backend.md"])
+def test_the_documentation_runs(
+    server: Server, token: Path, image: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python, word for word but for the port of the test's server, and two views instead of 36."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "svdrr.backend" in block]
+    image.rename(tmp_path / "chest.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        code = block.replace("http://127.0.0.1:8650", server.url).replace('"simple"', '"sweep:0:10:10"')
+        names["views"] = None
+        exec(code, names)
+        assert [view.provenance.model for view in names["views"]] == ["demo-128", "demo-128"]

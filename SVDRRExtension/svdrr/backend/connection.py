@@ -165,7 +165,9 @@ class Connection:
             health = self.get_json(f"/{API}/health", anonymous=True)
         except BackendError as error:
             # Health needs no token, so this is another address of a server, though maybe of ours.
-            raise _not_svdrr(self.url) if error.code == "unauthorized" and urlsplit(self.url).path else error
+            if error.code == "unauthorized" and urlsplit(self.url).path:
+                raise _not_svdrr(self.url) from None
+            raise
         if not isinstance(health, dict) or health.get("service") != "svdrr":
             raise _not_svdrr(self.url)
         if health.get("api") != API:
