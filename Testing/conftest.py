@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fixture_types import WriteDX
+
+
+def pytest_configure() -> None:
+    # A shell that starts tests in its background has them ignore Ctrl+C, which some of them send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
