@@ -174,7 +174,7 @@ def radiographs(draw: st.DrawFn) -> Radiograph:
     view = None
     if spacing is not None and draw(st.booleans()):
         isocenter = draw(st.tuples(finite, finite, finite))
-        pose = CArmPose(draw(st.floats(-720.0, 720.0)), draw(st.floats(-90.0, 90.0)), isocenter)
+        pose = CArmPose(draw(st.floats(-360.0, 360.0)), draw(st.floats(-90.0, 90.0)), isocenter)
         view = View(pose, Detector(rows, columns, spacing))
     provenance = draw(st.sampled_from([None, PROVENANCE, Provenance("DRR (siddon)", "CT")]))
     return Radiograph(pixels, spacing, view, provenance)
