@@ -222,7 +222,7 @@ def _model_finding(folder: Path) -> Finding:
         model = read_description(folder)
     except SVDRRError as error:
         return Finding(False, str(error), "Copy the model's folder again.")
-    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    weights = model.weights_bytes()
     if weights == 0:
         return Finding(False, f"The model {model.name} in {folder} has no weights.", "Copy the model's folder again.")
     size = f"{model.resolution} x {model.resolution} pixels, {weights / 1e6:.0f} MB"
