@@ -7,6 +7,7 @@ the two even where they touch, and what it takes from the body (skin, ears, thin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ _PLATE_AREA_RATIO = 20.0
 
 _Mask = NDArray[np.bool_]
 
+OnStage = Callable[[str, float], None]
+"""Called with what comes next, in words, and about which part of the whole, 0 to 1, lies behind."""
+
 
 @dataclass(frozen=True)
 class TableRemoval:
@@ -54,6 +58,11 @@ class TableRemoval:
     residual_voxels: int
     verdict: str
 
+    @property
+    def removed_ml(self) -> float:
+        """The volume of what was removed, in ml."""
+        return _milliliters(self.removed, self.ct)
+
 
 def remove_table(ct: CTVolume, air_hu: float = AIR_HU) -> TableRemoval:
     """Set everything outside the patient to `air_hu`: table, mattress, blankets, tubes and scanner padding.
@@ -61,21 +70,25 @@ def remove_table(ct: CTVolume, air_hu: float = AIR_HU) -> TableRemoval:
     Works in any orientation of the array, prone or supine; values inside the body are not touched.
     Raises SVDRRError if the CT holds no body.
     """
-    body = body_mask(ct)
+    return keep_body(ct, body_mask(ct), air_hu)
+
+
+def keep_body(ct: CTVolume, body: NDArray[np.bool_], air_hu: float = AIR_HU) -> TableRemoval:
+    """`remove_table` with the body at hand, bool (k, j, i) as of `body_mask`."""
     removed = (ct.hu > VISIBLE_HU) & ~body
     hu = np.where(body, ct.hu, np.float32(air_hu))
     residual = int(np.count_nonzero((hu > VISIBLE_HU) & ~body))
     return TableRemoval(ct.with_hu(hu), body, removed, residual, _verdict(removed, ct))
 
 
-def body_mask(ct: CTVolume) -> _Mask:
+def body_mask(ct: CTVolume, on_stage: OnStage = lambda stage, part: None) -> _Mask:
     """The patient in a CT, bool (k, j, i): skin to skin with all that it encloses, arms and legs too.
 
     Raises SVDRRError if the CT holds no body.
     """
     axial = _axial_axis(ct)
     spacing = ct.spacing_mm[::-1]
-    mask = _body(np.moveaxis(ct.hu, axial, 0), np.array([spacing[axial], *np.delete(spacing, axial)]))
+    mask = _body(np.moveaxis(ct.hu, axial, 0), np.array([spacing[axial], *np.delete(spacing, axial)]), on_stage)
     return np.ascontiguousarray(np.moveaxis(mask, 0, axial))
 
 
@@ -85,15 +98,22 @@ def _axial_axis(ct: CTVolume) -> int:
     return 2 - int(np.argmax(superior))
 
 
-def _body(hu: NDArray[np.float32], spacing: NDArray[np.float64]) -> _Mask:
+def _body(hu: NDArray[np.float32], spacing: NDArray[np.float64], on_stage: OnStage) -> _Mask:
     """The body in a stack of axial slices; spacing (slice, row, column) in mm."""
     tissue = hu > _TISSUE_HU
     radius = _opening_radius(tissue, spacing)
-    solid = np.stack([_opened(one, spacing[1:], radius) for one in tissue])
+    solid = np.empty_like(tissue)
+    # The parts of the whole were measured on a chest CT.
+    for index, one in enumerate(tissue):
+        on_stage("Parting thin from thick", 0.35 * index / len(tissue))
+        solid[index] = _opened(one, spacing[1:], radius)
+    on_stage("Finding the body", 0.35)
     body = _body_parts(solid, hu, spacing)
     # The skin's partial volume, and the corners that the opening has rounded.
     body = _dilated(body, _SKIN_MM, spacing, within=hu > VISIBLE_HU)
+    on_stage("Giving back skin and thin walls", 0.6)
     body |= _protrusions(tissue & ~body, body, spacing)
+    on_stage("Filling lungs and gas", 0.8)
     body = _filled(body)
     lungs = _open_lungs(body, hu, spacing)
     return _filled(body | lungs) if lungs.any() else body
@@ -183,7 +203,11 @@ def _open_lungs(body: _Mask, hu: NDArray[np.float32], spacing: NDArray[np.float6
 
 
 def _verdict(removed: _Mask, ct: CTVolume) -> str:
-    milliliters = np.count_nonzero(removed) * abs(np.linalg.det(ct.ijk_to_ras[:3, :3])) / 1000.0
+    milliliters = _milliliters(removed, ct)
     if milliliters < 0.5:
         return "Found nothing but air outside the body; the body is untouched."
     return f"Removed {milliliters:.0f} ml of table and other objects outside the body; the body is untouched."
+
+
+def _milliliters(mask: _Mask, ct: CTVolume) -> float:
+    return float(np.count_nonzero(mask) * abs(np.linalg.det(ct.ijk_to_ras[:3, :3])) / 1000.0)

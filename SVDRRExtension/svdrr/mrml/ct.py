@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import slicer
@@ -14,7 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from svdrr.ct import CTVolume
 from svdrr.ct.io import check_hounsfield_units
 from svdrr.errors import SVDRRError
-from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, voxels
+from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, require_finite, voxels
 
 _VOLUME = "vtkMRMLScalarVolumeNode"
 _SEGMENTATION = "vtkMRMLSegmentationNode"
@@ -26,13 +26,27 @@ def ct_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> CTVolume:
     Linear parent transforms go into ijk_to_ras. Raises SVDRRError for what is no 3-D scalar volume, for values
     that cannot be HU, and under a non-linear transform.
     """
-    array = voxels(node, "a CT volume")
+    return ct_snapshot(node)()
+
+
+def ct_snapshot(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], CTVolume]:
+    """`ct_from_node` in two parts: this one, which is short, copies the voxels in the scene's thread; the function that
+    it returns checks and converts them in any thread. Each raises its share of the errors.
+    """
+    array, name = voxels(node, "a CT volume"), node.GetName()
     if min(array.shape) < 2:
         size = " x ".join(map(str, array.shape[::-1]))
-        raise SVDRRError(f"'{node.GetName()}' is a single slice ({size} voxels); choose a CT volume.")
-    hu, ijk_to_ras = np.array(array, np.float32), ijk_to_world(node)
-    check_hounsfield_units(hu, f"'{node.GetName()}'")
-    return CTVolume(hu, ijk_to_ras)
+        raise SVDRRError(f"'{name}' is a single slice ({size} voxels); choose a CT volume.")
+    ijk_to_ras = ijk_to_world(node)
+    copied = array.copy()
+
+    def checked() -> CTVolume:
+        require_finite(copied, name)
+        hu = copied.astype(np.float32, copy=False)
+        check_hounsfield_units(hu, f"'{name}'")
+        return CTVolume(hu, ijk_to_ras)
+
+    return checked
 
 
 def ct_to_node(

@@ -14,7 +14,7 @@ from svdrr.errors import SVDRRError
 
 
 def voxels(node: slicer.vtkMRMLScalarVolumeNode, wanted: str) -> NDArray[Any]:
-    """The node's own array (k, j, i), not a copy. wanted: "a CT volume", for the error's sentence.
+    """The node's own array (k, j, i), not a copy, whose values may be anything. wanted: "a CT volume", for the error.
 
     Raises SVDRRError if it is no scalar volume with voxels: nothing, a label map, colors or vectors.
     """
@@ -33,11 +33,14 @@ def voxels(node: slicer.vtkMRMLScalarVolumeNode, wanted: str) -> NDArray[Any]:
     image = node.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None or image.GetNumberOfPoints() == 0:
         raise SVDRRError(f"'{node.GetName()}' holds no voxels; choose {wanted} that does.")
-    array = slicer.util.arrayFromVolume(node)
+    return np.asarray(slicer.util.arrayFromVolume(node))
+
+
+def require_finite(array: NDArray[Any], name: str) -> None:
+    """SVDRRError, with the node's name, if there are NaN or infinite values."""
     # A float is finite where its sum is, and the sum needs no second array of the volume's size.
     if not np.isfinite(array.sum(dtype=np.float64)):
-        raise SVDRRError(f"'{node.GetName()}' holds NaN or infinite values; replace them first.")
-    return np.asarray(array)
+        raise SVDRRError(f"'{name}' holds NaN or infinite values; replace them first.")
 
 
 def ijk_to_world(node: slicer.vtkMRMLVolumeNode) -> NDArray[np.float64]:

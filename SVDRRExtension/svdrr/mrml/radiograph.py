@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, View
 from svdrr.geometry.viewsets import view_from_json, view_to_json
-from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, voxels
+from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, require_finite, voxels
 from svdrr.provenance import PREFIX, Provenance
 from svdrr.radiograph import Radiograph
 
@@ -63,6 +63,7 @@ def radiograph_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Radiograph:
     Raises SVDRRError for what is not one slice of finite scalars, and for values that cannot be mapped.
     """
     array = voxels(node, "a radiograph")
+    require_finite(array, node.GetName())
     if array.shape[0] != 1:
         raise SVDRRError(f"'{node.GetName()}' has {array.shape[0]} slices; choose a radiograph, which has one.")
     pixels = _in_unit_range(array[0], node.GetName())
