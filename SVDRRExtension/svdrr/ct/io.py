@@ -327,7 +327,11 @@ def check_hounsfield_units(hu: NDArray[np.float32], name: str) -> None:
         raise SVDRRError(
             f"{name} holds {counted(bad, 'NaN or infinite voxel')}; replace what is no number by -1000 (air) first."
         )
-    low, high = float(hu.min()), float(hu.max())
+    check_hounsfield_range(float(hu.min()), float(hu.max()), name)
+
+
+def check_hounsfield_range(low: float, high: float, name: str) -> None:
+    """SVDRRError, in a sentence that begins with `name`, unless a CT's lowest and highest values can be these."""
     if low < _AIR_BELOW_HU and high > _TISSUE_ABOVE_HU and max(-low, high) < _IMPLAUSIBLE_HU:
         return
     raise SVDRRError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import slicer
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
 from svdrr.ct import CTVolume
-from svdrr.ct.io import check_hounsfield_units
+from svdrr.ct.io import check_hounsfield_range, check_hounsfield_units
 from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, require_finite, voxels
 
@@ -33,11 +34,8 @@ def ct_snapshot(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], CTVolume]:
     """`ct_from_node` in two parts: this one, which is short, copies the voxels in the scene's thread; the function that
     it returns checks and converts them in any thread. Each raises its share of the errors.
     """
-    array, name = voxels(node, "a CT volume"), node.GetName()
-    if min(array.shape) < 2:
-        size = " x ".join(map(str, array.shape[::-1]))
-        raise SVDRRError(f"'{name}' is a single slice ({size} voxels); choose a CT volume.")
-    ijk_to_ras = ijk_to_world(node)
+    array, ijk_to_ras = _placed_voxels(node)
+    name = node.GetName()
     copied = array.copy()
 
     def checked() -> CTVolume:
@@ -47,6 +45,22 @@ def ct_snapshot(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], CTVolume]:
         return CTVolume(hu, ijk_to_ras)
 
     return checked
+
+
+def check_ct_node(node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Raise what `ct_from_node` would raise, as far as that can be told at once."""
+    _placed_voxels(node)
+    low, high = node.GetImageData().GetScalarRange()
+    check_hounsfield_range(low, high, f"'{node.GetName()}'")
+
+
+def _placed_voxels(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The node's own array (k, j, i), and its ijk_to_ras in the world."""
+    array = voxels(node, "a CT volume")
+    if min(array.shape) < 2:
+        size = " x ".join(map(str, array.shape[::-1]))
+        raise SVDRRError(f"'{node.GetName()}' is a single slice ({size} voxels); choose a CT volume.")
+    return array, ijk_to_world(node)
 
 
 def ct_to_node(
