@@ -6,13 +6,17 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench-drr bench-backend views-picture evaluate-demo train-demo clean
+.PHONY: demo test test-slicer lint bench-drr bench-backend sample-data views-picture evaluate-demo train-demo clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The modules' self-tests inside a real 3D Slicer: make test-slicer SLICER=/path/to/Slicer
+test-slicer: $(ENVIRONMENT)
+	$(BIN)/python Testing/slicer/run.py $(SLICER)
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check
@@ -26,6 +30,9 @@ bench-drr: $(ENVIRONMENT) $(PEERS)
 # Flags go in BENCH_BACKEND, such as: make bench-backend BENCH_BACKEND='--quick --json FILE'
 bench-backend: $(ENVIRONMENT)
 	$(BIN)/python Testing/benchmarks/bench_backend.py $(BENCH_BACKEND)
+
+sample-data: $(ENVIRONMENT)
+	$(BIN)/python Testing/support/sample_data.py
 
 views-picture: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/chest_views.py Resources/Screenshots/chest-views.png

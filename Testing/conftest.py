@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from backend_environment import write_backend_environment
 from fixture_types import WriteDX
 
 
@@ -80,3 +82,14 @@ def write_dx() -> WriteDX:
         return path
 
     return write
+
+
+@pytest.fixture
+def backend_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The environment that panels start a backend on this computer from; what they have started ends with the test."""
+    folder = write_backend_environment(tmp_path / "backend environment")
+    monkeypatch.setenv("SVDRR_BACKEND", str(folder))
+    yield folder
+    from svdrr.mrml.backend import stop_local_backends
+
+    stop_local_backends()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from svdrr.mrml.panels.stepper import Stepper
 from svdrr.mrml.task import Progress, Say, Steps, in_background
 
 _LIGHT_PIXELS = 12
+_PAUSE_S = 0.5
 _GREEN, _YELLOW, _RED, _GRAY = "#2e9e41", "#e0a800", "#c62828", "#9e9e9e"
 _LOCAL, _REMOTE = 0, 1
 
@@ -172,11 +174,20 @@ def _asked(choice: BackendChoice) -> Steps[tuple[str, dict[str, Any]]]:
         if not diagnosis.ok:
             raise SVDRRError(diagnosis.sentence)
     client = yield from client_of(choice, sends_images=False)
-    capabilities = yield from in_background(lambda say: client.capabilities(), _("Asking the backend"))
-    if choice.url:
-        return diagnosis.sentence, capabilities
-    devices = ", ".join(device["description"] for device in capabilities["devices"] if device["ready"])
-    return _("Ready on this computer: {devices}.").format(devices=devices), capabilities
+    asked = Progress(_("Asking the backend"))
+    while True:
+        capabilities = yield from in_background(lambda say: client.capabilities(), asked.stage)
+        ready = [device["description"] for device in capabilities["devices"] if device["ready"]]
+        problems = [device["problem"] for device in capabilities["devices"] if not device["ready"]]
+        if choice.url:
+            return diagnosis.sentence, capabilities
+        if ready:
+            return _("Ready on this computer: {devices}.").format(devices=", ".join(ready)), capabilities
+        if "starting" not in problems:
+            raise SVDRRError(_("The backend on this computer is not ready: {problem}.").format(problem=problems[0]))
+        again = time.monotonic() + _PAUSE_S
+        while time.monotonic() < again:
+            yield asked
 
 
 def _planned(folder: Path) -> Steps[Plan]:
