@@ -1,0 +1,212 @@
+"""Two images beside each other, face on, with one window and level: a source, and what was made from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from numpy.typing import NDArray
+from slicer.util import VTKObservationMixin
+
+from svdrr.errors import SVDRRError
+from svdrr.mrml.nodes import ijk_to_world
+
+LAYOUT = 8650
+SOURCE_VIEW, RESULT_VIEW = "SVDRRSource", "SVDRRResult"
+
+# Of their own, so that zooming here leaves the other slice views as they are.
+_VIEW_GROUP = 8650
+_EARLIER_LAYOUT = "SVDRR.EarlierLayout"
+_SAME_DIRECTION = 1e-4
+_SAME_PLANE_MM = 0.5
+
+
+class SideBySide:
+    """The comparison layout with two slice views. It holds no node, and needs no Qt: an application makes the views."""
+
+    def __init__(self) -> None:
+        self._observations = VTKObservationMixin()
+
+    def show(
+        self,
+        source: slicer.vtkMRMLScalarVolumeNode,
+        result: slicer.vtkMRMLScalarVolumeNode,
+        overlay: slicer.vtkMRMLScalarVolumeNode | None = None,
+        overlay_opacity: float = 0.5,
+    ) -> None:
+        """Show `source` on the left and `result`, below a colored `overlay`, on the right.
+
+        Row 0 is at the top, column 0 at the left. Window and level are taken from the source, and what is changed of
+        one is changed of the other, in parts of each image's range of gray levels. Where `result` moves onto another
+        plane, as a sequence's volume does, its view follows. Two images on one plane show the same part of it.
+        """
+        self._observations.removeObservers()
+        self._set_layout()
+        _show_in(SOURCE_VIEW, source, None, 0.0)
+        _show_in(RESULT_VIEW, result, overlay, overlay_opacity)
+        for node in (source, result):
+            if node.GetDisplayNode() is None:
+                node.CreateDefaultDisplayNodes()
+        _copy_window_level(source, result)
+        if _on_one_plane(source, result):
+            _face(_slice_node(SOURCE_VIEW), result)
+        else:
+            _face(_slice_node(SOURCE_VIEW), source)
+        _face(_slice_node(RESULT_VIEW), result)
+        for node in (source, result):
+            self._observations.addObserver(node.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, self._display_changed)
+        self._observations.addObserver(result, vtk.vtkCommand.ModifiedEvent, self._result_changed)
+
+    def restore(self) -> None:
+        """Back to the layout from before, unless the user has chosen another one since."""
+        self.cleanup()
+        layout = _layout_node()
+        earlier = layout.GetAttribute(_EARLIER_LAYOUT)
+        if layout.GetViewArrangement() == LAYOUT:
+            layout.SetViewArrangement(int(earlier) if earlier else layout.SlicerLayoutConventionalView)
+
+    def cleanup(self) -> None:
+        """Follow no changes any more, because the panel goes; the layout stays."""
+        self._observations.removeObservers()
+
+    def _set_layout(self) -> None:
+        layout = _layout_node()
+        if not layout.IsLayoutDescription(LAYOUT):
+            layout.AddLayoutDescription(LAYOUT, _LAYOUT_XML)
+        if layout.GetViewArrangement() != LAYOUT:
+            # In the scene, because panels share the layout.
+            layout.SetAttribute(_EARLIER_LAYOUT, str(layout.GetViewArrangement()))
+            layout.SetViewArrangement(LAYOUT)
+            if hasattr(slicer, "app"):
+                # The views know their sizes only then, and an image is fitted to the size.
+                slicer.app.processEvents()
+
+    def _display_changed(self, display: Any, event: str) -> None:
+        shown = _shown_in(SOURCE_VIEW), _shown_in(RESULT_VIEW)
+        if None in shown:
+            return
+        for node, other in (shown, shown[::-1]):
+            if node.GetDisplayNode() is display:
+                _copy_window_level(node, other)
+                return
+
+    def _result_changed(self, result: Any, event: str) -> None:
+        view = _slice_node(RESULT_VIEW)
+        if _shown_in(RESULT_VIEW) is result and not _is_faced(view, result):
+            _face(view, result)
+
+
+def _layout_node() -> Any:
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is None:
+        raise SVDRRError("There are no views to show images in.")
+    return layout
+
+
+def _of_view(kind: str, view: str) -> Any:
+    for node in slicer.util.getNodesByClass(kind):
+        if node.GetLayoutName() == view:
+            return node
+    raise SVDRRError(f"The slice view {view} is missing; choose another layout and try again.")
+
+
+def _slice_node(view: str) -> Any:
+    return _of_view("vtkMRMLSliceNode", view)
+
+
+def _shown_in(view: str) -> Any | None:
+    return slicer.mrmlScene.GetNodeByID(_of_view("vtkMRMLSliceCompositeNode", view).GetBackgroundVolumeID() or "")
+
+
+def _show_in(view: str, background: Any, foreground: Any | None, opacity: float) -> None:
+    layers = _of_view("vtkMRMLSliceCompositeNode", view)
+    layers.SetLinkedControl(True)
+    layers.SetBackgroundVolumeID(background.GetID())
+    layers.SetForegroundVolumeID(foreground.GetID() if foreground is not None else None)
+    layers.SetForegroundOpacity(opacity)
+    layers.SetLabelVolumeID(None)
+
+
+def _plane(node: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]:
+    """Unit vectors of right, up and towards the viewer (columns), center, and (width, height) in mm, of an image."""
+    matrix = ijk_to_world(node)
+    columns, rows, slices = node.GetImageData().GetDimensions()
+    center = matrix @ [(columns - 1) / 2.0, (rows - 1) / 2.0, (slices - 1) / 2.0, 1.0]
+    width_mm, height_mm = np.linalg.norm(matrix[:3, :2], axis=0)
+    right, up = matrix[:3, 0] / width_mm, -matrix[:3, 1] / height_mm
+    axes = np.column_stack([right, up, np.cross(right, up)])
+    return axes, center[:3], (columns * width_mm, rows * height_mm)
+
+
+def _on_one_plane(node: Any, other: Any) -> bool:
+    axes, center, _ = _plane(node)
+    other_axes, other_center, _ = _plane(other)
+    return _is_same_plane(axes, center, other_axes, other_center)
+
+
+def _is_faced(view: Any, node: Any) -> bool:
+    matrix = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
+    axes, center, _ = _plane(node)
+    return _is_same_plane(axes, center, matrix[:3, :3], matrix[:3, 3])
+
+
+def _is_same_plane(axes: Any, center: Any, other_axes: Any, other_center: Any) -> bool:
+    off_plane_mm = abs((other_center - center) @ axes[:, 2])
+    return bool(np.abs(other_axes - axes).max() < _SAME_DIRECTION and off_plane_mm < _SAME_PLANE_MM)
+
+
+def _face(view: Any, node: Any) -> None:
+    """Turn a slice view so that it shows the whole image upright and neither mirrored nor tilted."""
+    axes, center, (width_mm, height_mm) = _plane(node)
+    slice_to_ras = np.eye(4)
+    slice_to_ras[:3, :3], slice_to_ras[:3, 3] = axes, center
+    columns, rows, _ = view.GetDimensions()
+    mm_per_pixel = max(width_mm / columns, height_mm / rows)
+    modifying = view.StartModify()
+    view.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras))
+    view.SetXYZOrigin(0.0, 0.0, 0.0)
+    view.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, 1.0)
+    view.UpdateMatrices()
+    view.EndModify(modifying)
+
+
+def _copy_window_level(node: Any, other: Any) -> None:
+    low, high = _gray_range(node)
+    other_low, other_high = _gray_range(other)
+    if high == low:
+        return
+    display, other_display = node.GetDisplayNode(), other.GetDisplayNode()
+    window = np.array([display.GetWindowLevelMin(), display.GetWindowLevelMax()])
+    wanted = other_low + (window - low) * (other_high - other_low) / (high - low)
+    present = [other_display.GetWindowLevelMin(), other_display.GetWindowLevelMax()]
+    # Only what differs: the other image answers with the same.
+    if not np.allclose(present, wanted, rtol=0.0, atol=1e-6 * (abs(other_high - other_low) or 1.0)):
+        other_display.SetAutoWindowLevel(False)
+        other_display.SetWindowLevelMinMax(*wanted)
+
+
+def _gray_range(node: Any) -> tuple[float, float]:
+    """What `radiograph_from_node` maps to 0 and 1."""
+    low, high = node.GetImageData().GetScalarRange()
+    return (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+
+
+def _view_xml(tag: str, label: str, color: str) -> str:
+    return f"""
+  <item><view class="vtkMRMLSliceNode" singletontag="{tag}">
+    <property name="orientation" action="default">Coronal</property>
+    <property name="viewlabel" action="default">{label}</property>
+    <property name="viewcolor" action="default">{color}</property>
+    <property name="viewgroup" action="default">{_VIEW_GROUP}</property>
+  </view></item>"""
+
+
+_LAYOUT_XML = (
+    '<layout type="horizontal" split="true">'
+    + _view_xml(SOURCE_VIEW, "Source", "#4A6FA5")
+    + _view_xml(RESULT_VIEW, "Result", "#B5651D")
+    + "\n</layout>"
+)
