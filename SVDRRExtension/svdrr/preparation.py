@@ -1,0 +1,129 @@
+"""A radiograph as people have it, put right: upright, bright bone, cropped, with pixel spacing and source view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdrr.errors import SVDRRError
+from svdrr.geometry import CArmPose, Detector, View
+from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
+
+Margins = tuple[int, int, int, int]
+"""Pixels to cut off at the top, bottom, left and right."""
+
+NO_MARGINS: Margins = (0, 0, 0, 0)
+
+_LEAST_PIXELS = 16
+# A line of pixels that differ by no more than this part of the gray range lies behind a shutter; noise does not count.
+_SHUTTER_CONTRAST = 0.04
+_SHUTTER_PERCENTILES = (2.0, 98.0)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a radiograph, in this order, see `prepare`.
+
+    quarter_turns: by 90 degrees, clockwise. flip: left and right change places. margins: to cut off from the image as
+    it is then. invert: dark becomes bright. pixel_spacing_mm: (row, column) of the image as it is then, used where the
+    radiograph's own is unknown. source_pose: where it was taken from; None for the radiograph's own view, or PA about
+    the origin where it has none.
+    """
+
+    quarter_turns: int = 0
+    flip: bool = False
+    margins: Margins = NO_MARGINS
+    invert: bool = False
+    pixel_spacing_mm: tuple[float, float] | None = None
+    source_pose: CArmPose | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.margins) < 0:
+            raise SVDRRError(f"The margins to cut off are numbers of pixels from 0 on, not {self.margins}.")
+        spacing = self.pixel_spacing_mm
+        if spacing is not None and not (np.isfinite(spacing).all() and min(spacing) > 0.0):
+            raise SVDRRError(f"A pixel spacing is two positive numbers in mm, not {spacing}.")
+
+
+def source_pose(radiograph: Radiograph, preparation: Preparation) -> CArmPose:
+    """Where the radiograph was taken from, as far as is known or stated; else PA about the origin."""
+    return preparation.source_pose or (radiograph.view.pose if radiograph.view else CArmPose())
+
+
+def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:
+    """The radiograph with everything done to it. It has a view wherever its pixel spacing is known.
+
+    What is left of a crop is centered, but for a radiograph that knows its view: a view's detector is centered on the
+    central ray, so there a crop off center is filled up with air (0) to the smallest image about the same center.
+    SVDRRError if hardly anything would be left.
+    """
+    turned = preparation.quarter_turns % 2 == 1
+    pixels = np.rot90(radiograph.pixels, -preparation.quarter_turns)
+    if preparation.flip:
+        pixels = pixels[:, ::-1]
+    if preparation.invert:
+        pixels = np.float32(1.0) - pixels
+    pixels = _cropped(pixels, preparation.margins, keep_center=radiograph.view is not None)
+
+    spacing = radiograph.pixel_spacing_mm
+    spacing = (spacing[::-1] if turned else spacing) if spacing else preparation.pixel_spacing_mm
+    view = None
+    if spacing is not None:
+        view = View(source_pose(radiograph, preparation), Detector(*pixels.shape, spacing))
+    pixels = np.ascontiguousarray(pixels, np.float32)
+    return Radiograph(pixels, spacing, view, _provenance(radiograph.provenance, preparation))
+
+
+def propose_margins(pixels: NDArray[np.float32]) -> Margins:
+    """What the collimator's shutters cover, as far as it shows: the lines at each border of one even gray.
+
+    pixels: (rows, columns). A proposal for people to look at: shutters that are tilted, or marked all over, are missed.
+    """
+    # Every fourth pixel of a line tells as much, and a radiograph has millions.
+    low, high = np.percentile(pixels[::4, ::4], (0.5, 99.5))
+    limit = _SHUTTER_CONTRAST * float(high - low)
+    return (*_even_lines(pixels[:, ::4], limit), *_even_lines(pixels.T[:, ::4], limit))
+
+
+def looks_inverted(pixels: NDArray[np.float32]) -> bool:
+    """Whether bone seems to be dark: the middle third of the columns is darker than those beside.
+
+    In views of the trunk, from all sides, spine and mediastinum lie in the middle, lungs and air beside. A guess from
+    the gray values, for people to decide.
+    """
+    third = pixels.shape[1] // 3
+    beside = np.concatenate([pixels[:, :third], pixels[:, -third:]], axis=1)
+    return bool(pixels[:, third:-third].mean() < beside.mean())
+
+
+def _cropped(pixels: NDArray[np.float32], margins: Margins, keep_center: bool) -> NDArray[np.float32]:
+    top, bottom, left, right = margins
+    rows, columns = pixels.shape
+    if rows - top - bottom < _LEAST_PIXELS or columns - left - right < _LEAST_PIXELS:
+        raise SVDRRError(
+            f"Of {rows} x {columns} pixels, the crop leaves fewer than {_LEAST_PIXELS} x {_LEAST_PIXELS}; cut off less."
+        )
+    if not keep_center:
+        return pixels[top : rows - bottom, left : columns - right]
+    filled = np.zeros_like(pixels)
+    inside = np.s_[top : rows - bottom, left : columns - right]
+    filled[inside] = pixels[inside]
+    vertical, horizontal = min(top, bottom), min(left, right)
+    return filled[vertical : rows - vertical, horizontal : columns - horizontal]
+
+
+def _provenance(origin: Provenance | None, preparation: Preparation) -> Provenance | None:
+    """That of a computed image says if its gray scale is no longer that of its method."""
+    if origin is None or not preparation.invert:
+        return origin
+    return replace(origin, settings={**origin.settings, "DisplayWindow": "inverted"})
+
+
+def _even_lines(pixels: NDArray[np.float32], limit: float) -> tuple[int, int]:
+    """How many rows at the top and at the bottom are even; none where all are."""
+    low, high = np.percentile(pixels, _SHUTTER_PERCENTILES, axis=1)
+    uneven = np.flatnonzero(high - low > limit)
+    return (int(uneven[0]), len(pixels) - 1 - int(uneven[-1])) if len(uneven) else (0, 0)
