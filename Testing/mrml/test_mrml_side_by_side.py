@@ -138,13 +138,14 @@ def test_nothing_stays_behind(radiographs: list[Radiograph], views_of_the_applic
     comparison.show(source, result)
     slicer.mrmlScene.RemoveNode(result)
     source.GetDisplayNode().SetWindowLevelMinMax(0.1, 0.2)
-    freed = []
-    for node in (source, result):
-        node.AddObserver(vtk.vtkCommand.DeleteEvent, lambda caller, event: freed.append(event))
-    slicer.mrmlScene.RemoveNode(source)
+    left = []
+    for node in (source, source.GetDisplayNode(), result, result.GetDisplayNode()):
+        left.append(vtk.vtkWeakReference())
+        left[-1].Set(node)
+    slicer.mrmlScene.Clear(False)
     del source, result, node
     gc.collect()
-    assert len(freed) == 2
+    assert [one.Get() for one in left] == [None] * 4
     comparison.cleanup()
 
 

@@ -9,10 +9,10 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
-from slicer.util import VTKObservationMixin
 
 from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import ijk_to_world
+from svdrr.mrml.observations import Observations
 
 LAYOUT = 8650
 SOURCE_VIEW, RESULT_VIEW = "SVDRRSource", "SVDRRResult"
@@ -28,7 +28,7 @@ class SideBySide:
     """The comparison layout with two slice views. It holds no node, and needs no Qt: an application makes the views."""
 
     def __init__(self) -> None:
-        self._observations = VTKObservationMixin()
+        self._observations = Observations()
 
     def show(
         self,
@@ -43,7 +43,7 @@ class SideBySide:
         one is changed of the other, in parts of each image's range of gray levels. Where `result` moves onto another
         plane, as a sequence's volume does, its view follows. Two images on one plane show the same part of it.
         """
-        self._observations.removeObservers()
+        self._observations.remove_all()
         self._set_layout()
         _show_in(SOURCE_VIEW, source, None, 0.0)
         _show_in(RESULT_VIEW, result, overlay, overlay_opacity)
@@ -57,8 +57,8 @@ class SideBySide:
             _face(_slice_node(SOURCE_VIEW), source)
         _face(_slice_node(RESULT_VIEW), result)
         for node in (source, result):
-            self._observations.addObserver(node.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, self._display_changed)
-        self._observations.addObserver(result, vtk.vtkCommand.ModifiedEvent, self._result_changed)
+            self._observations.add(node.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, self._display_changed)
+        self._observations.add(result, vtk.vtkCommand.ModifiedEvent, self._result_changed)
 
     def restore(self) -> None:
         """Back to the layout from before, unless the user has chosen another one since."""
@@ -70,7 +70,7 @@ class SideBySide:
 
     def cleanup(self) -> None:
         """Follow no changes any more, because the panel goes; the layout stays."""
-        self._observations.removeObservers()
+        self._observations.remove_all()
 
     def _set_layout(self) -> None:
         layout = _layout_node()
@@ -86,10 +86,8 @@ class SideBySide:
 
     def _display_changed(self, display: Any, event: str) -> None:
         shown = _shown_in(SOURCE_VIEW), _shown_in(RESULT_VIEW)
-        if None in shown:
-            return
         for node, other in (shown, shown[::-1]):
-            if node.GetDisplayNode() is display:
+            if node is not None and other is not None and node.GetDisplayNode() is display:
                 _copy_window_level(node, other)
                 return
 
