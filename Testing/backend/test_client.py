@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -35,7 +36,7 @@ from fake_backends import (
 from server_process import TOKEN, Server, server_process
 
 from svdrr.backend import client as client_module
-from svdrr.backend.arrays import from_npy, to_npy, zipped
+from svdrr.backend.arrays import from_npy, npy_sha256, to_npy, zipped
 from svdrr.backend.client import ArrivedView, BackendClient, BackendError, FinishedView, RunningJob
 from svdrr.backend.jobs import JobStatus, RenderJob, SynthesizeJob
 from svdrr.backend.request import (
@@ -202,6 +203,47 @@ def test_pixels_go_once() -> None:
     jobs, pixels = zip(*sent_parts(server), strict=True)
     assert [job["pixels_sha256"] is not None for job in jobs] == [False, True, True, False, False]
     assert [len(data) > 0 for data in pixels] == [True, False, False, True, True]
+
+
+def test_a_hash_is_that_of_the_file() -> None:
+    for array in (LARGE.pixels, np.asfortranarray(LARGE.pixels), np.arange(24, dtype=np.int16).reshape(2, 3, 4)):
+        assert npy_sha256(array) == hashlib.sha256(to_npy(array)).hexdigest()
+
+
+def test_pixels_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slider that moves asks for many views of one CT, which may have 200 MB."""
+    request = echo_request(LARGE).hashed()
+    with site(JobServer([[]])) as server:
+        client = BackendClient(server.url)
+        client.submit(request)
+        monkeypatch.setattr(client_module, "npy_sha256", None)
+        monkeypatch.setattr(client_module, "to_npy", None)
+        client.submit(replace(request, job=replace(request.job)))
+    assert [len(data) > 0 for _, data in sent_parts(server)] == [True, False]
+
+
+def test_a_held_job_stays_until_it_is_let_go() -> None:
+    for hold in (True, False):
+        answers = JobServer([[RUNNING[0], *map(view_event, range(3)), DONE]], VIEWS)
+        with site(answers) as server:
+            job = BackendClient(server.url).start(echo_request(radiograph()), hold)
+            news = finish(job)
+            assert len([event for event in news if isinstance(event, ArrivedView)]) == 3
+            assert answers.deleted.is_set() != hold
+            job.cancel()
+            assert answers.deleted.wait(5.0)
+            assert server.asked("DELETE") == [f"/v1/jobs/{'ab' * 16}"]
+
+
+def test_a_held_job_that_fails_or_is_cancelled_is_forgotten() -> None:
+    for stream in ([sse("status", status("failed", message="No."))], [RUNNING[0], WAIT]):
+        answers = JobServer([stream])
+        with site(answers) as server:
+            job = BackendClient(server.url).start(echo_request(radiograph()), hold=True)
+            while not (job.poll() or job.finished):
+                time.sleep(0.01)
+            job.cancel()
+            assert answers.deleted.wait(5.0)
 
 
 def test_a_small_job_is_one_request() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -26,6 +27,16 @@ def to_npy(array: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
     return stream.getvalue()
+
+
+def npy_sha256(array: NDArray[Any]) -> str:
+    """SHA-256 of what `to_npy` makes of the array, without making it."""
+    contiguous = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(contiguous))
+    digest = hashlib.sha256(header.getvalue())
+    digest.update(contiguous.data)
+    return digest.hexdigest()
 
 
 def from_npy(data: bytes, dtypes: tuple[str, ...], ndim: int) -> NDArray[Any]:

@@ -6,7 +6,6 @@ Needs numpy and requests, which 3D Slicer brings along.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import queue
@@ -21,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 import urllib3
 
-from svdrr.backend.arrays import radiographs_from_zip, to_npy
+from svdrr.backend.arrays import npy_sha256, radiographs_from_zip, to_npy
 from svdrr.backend.connection import LOST, TIMEOUT_S, BackendError, Connection, Verify, test_connection
 from svdrr.backend.jobs import API, Job, JobStatus, job_to_json, view_count
 from svdrr.backend.request import Request
@@ -141,18 +140,25 @@ class BackendClient:
         self._work(request, take, threading.Event())
         return [views[index] for index in sorted(views)]
 
-    def start(self, request: Request) -> RunningJob:
-        """The same in the background: returns at once."""
-        return RunningJob(self, request)
+    def start(self, request: Request, hold: bool = False) -> RunningJob:
+        """The same in the background: returns at once.
 
-    def _work(self, request: Request, tell: Callable[[Event], None], stop: threading.Event) -> None:
+        hold: keep the job on the server when it is done, until `RunningJob.cancel`, so that the next one with the same
+        pixels, such as the next preview of a CT, finds them there. The server forgets it when nobody asks for long.
+        """
+        return RunningJob(self, request, hold)
+
+    def _work(self, request: Request, tell: Callable[[Event], None], stop: threading.Event, hold: bool = False) -> None:
         """Submits, follows, fetches, and cleans up behind itself. _Stopped soon after `stop` is set."""
         job_id = self._submit(request, _upload_teller(request.job, tell, stop))
         patience = _Patience(self._patience_s, stop)
+        done = False
         try:
             self._fetch_all(job_id, request, tell, patience)
+            done = True
         finally:
-            self._forget(job_id)
+            if not (hold and done):
+                self._forget(job_id)
 
     def _fetch_all(self, job_id: str, request: Request, tell: Callable[[Event], None], patience: _Patience) -> None:
         arrived: set[int] = set()
@@ -177,18 +183,16 @@ class BackendClient:
                     raise BackendError("failed", event.message)
 
     def _submit(self, request: Request, on_sent: Callable[[int, int], None]) -> str:
-        pixels = to_npy(request.pixels)
-        file = ("pixels.npy", pixels, "application/octet-stream")
-        whole = {"job": _json(request.job), "pixels": file}
-        if len(pixels) < _LARGE_BYTES:
-            return self._post(whole, on_sent)
-        digest = hashlib.sha256(pixels).hexdigest()
+        if request.pixels.nbytes < _LARGE_BYTES:
+            return self._post(_whole(request.job, to_npy(request.pixels)), on_sent)
+        digest = request.pixels_sha256 or npy_sha256(request.pixels)
         if digest in self._sent:
             try:
                 return self._post({"job": _json(replace(request.job, pixels_sha256=digest))}, on_sent)
             except BackendError as error:
                 if error.code != "pixels_unknown":
                     raise
+        pixels = to_npy(request.pixels)
         # Asked before the pixels go, since a server that refuses may hang up on a client that is still sending.
         most = self._max_request_bytes()
         if len(pixels) > most:
@@ -196,7 +200,7 @@ class BackendClient:
                 "too_large",
                 f"These pixels have {len(pixels) / 2**20:.0f} MiB; the backend takes {most / 2**20:.0f} MiB.",
             )
-        job_id = self._post(whole, on_sent)
+        job_id = self._post(_whole(request.job, pixels), on_sent)
         self._sent.add(digest)
         return job_id
 
@@ -284,10 +288,10 @@ class RunningJob:
     finished: whether no more events will come. error: why it failed, for people; empty if it did not.
     """
 
-    def __init__(self, client: BackendClient, request: Request) -> None:
+    def __init__(self, client: BackendClient, request: Request, hold: bool = False) -> None:
         self.finished = False
         self.error = ""
-        self._client, self._request = client, request
+        self._client, self._request, self._held = client, request, hold
         self._news: queue.SimpleQueue[Event | str] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._job_id = ""
@@ -308,10 +312,10 @@ class RunningJob:
         return events
 
     def cancel(self) -> None:
-        """Ends the job here at once, and on the server as soon as that can be reached."""
-        if self.finished:
+        """Ends the job here at once, and on the server as soon as that can be reached; there also one that is held."""
+        if self.finished and not self._held:
             return
-        self.finished = True
+        self.finished, self._held = True, False
         self._stop.set()
         if self._job_id:
             # The job's own thread may be waiting for the server's next word.
@@ -319,7 +323,7 @@ class RunningJob:
 
     def _work(self) -> None:
         try:
-            self._client._work(self._request, self._tell, self._stop)
+            self._client._work(self._request, self._tell, self._stop, self._held)
             self._news.put("")
         except _StoppedError:
             return
@@ -429,6 +433,10 @@ def _messages(pieces: Iterable[bytes]) -> Iterator[dict[str, str]]:
             elif message and not value:
                 yield message
                 message = {}
+
+
+def _whole(job: Job, pixels: bytes) -> dict[str, Any]:
+    return {"job": _json(job), "pixels": ("pixels.npy", pixels, "application/octet-stream")}
 
 
 def _path(job_id: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svdrr.backend.arrays import npy_sha256
 from svdrr.backend.jobs import EchoJob, EnhanceJob, Job, RenderJob, SynthesizeJob
 from svdrr.ct import CTVolume
 from svdrr.errors import SVDRRError
@@ -23,12 +24,19 @@ class Request:
 
     job: as in `svdrr.backend.jobs`. pixels: what the job needs, float32 (rows, columns), or int16 or float32
     (k, j, i). restore: gives each result what has never left this computer, such as where its source came from; the
-    backend only saw a radiograph.
+    backend only saw a radiograph. pixels_sha256: of the pixels' .npy file, where it is known already, see `hashed`.
     """
 
     job: Job
     pixels: NDArray[Any]
     restore: Callable[[Radiograph], Radiograph]
+    pixels_sha256: str | None = None
+
+    def hashed(self) -> Request:
+        """The same with its hash. Requests that `dataclasses.replace` makes of it, for other jobs with the same pixels,
+        need not read a whole CT again to know whether the backend has it.
+        """
+        return replace(self, pixels_sha256=npy_sha256(self.pixels))
 
 
 def synthesis_request(
