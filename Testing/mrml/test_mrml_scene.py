@@ -30,6 +30,8 @@ from svdrr.mrml import (
     views_from_sequence,
     views_to_sequence,
 )
+from svdrr.mrml.sequence import GrowingSequence
+from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
 
 
@@ -209,3 +211,56 @@ def test_a_save_that_slicer_fails_leaves_the_old_file(radiographs: list[Radiogra
         save_scene(path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["scene.mrb"]
+
+
+def test_views_come_one_by_one_while_the_browser_is_used(radiographs: list[Radiograph], nodes: Any) -> None:
+    before = nodes()
+    views = GrowingSequence("novel views")
+    assert nodes() == before
+    views.append(radiographs[0])
+    views.append(radiographs[1])
+    assert views.browser.GetSelectedItemNumber() == 0
+    views.browser.SetSelectedItemNumber(1)
+    for radiograph in radiographs[2:]:
+        views.append(radiograph)
+    assert views.browser.GetSelectedItemNumber() == 1
+    assert_same(radiograph_from_node(views.proxy), radiographs[1])
+    for result, expected in zip(views_from_sequence(views.browser), radiographs, strict=True):
+        assert_same(result, expected)
+
+
+def test_two_sequences_are_browsed_together(radiographs: list[Radiograph], nodes: Any) -> None:
+    before = nodes()
+    drr = Provenance("DRR (siddon)", "CT")
+    browser = views_to_sequence(radiographs, "novel views")
+    truth = GrowingSequence("truth", beside=browser)
+    true_views = [replace(radiograph, provenance=drr) for radiograph in radiographs]
+    for radiograph in true_views:
+        truth.append(radiograph)
+    assert truth.browser is browser
+    assert "truth (DRR)" in truth.proxy.GetName()
+    browser.SetSelectedItemNumber(4)
+    assert_same(radiograph_from_node(truth.proxy), true_views[4])
+    assert_same(radiograph_from_node(browser.GetProxyNode(browser.GetMasterSequenceNode())), radiographs[4])
+    remove_sequence(browser)
+    assert nodes() == before
+
+
+def test_the_first_computed_view_labels_the_whole_sequence(radiographs: list[Radiograph]) -> None:
+    views = GrowingSequence("mixed")
+    views.append(replace(radiographs[0], provenance=None))
+    assert views.proxy.GetName() == "mixed"
+    views.append(radiographs[1])
+    for node in (views.proxy, views.sequence, views.browser):
+        assert "mixed (synthetic)" in node.GetName()
+
+
+@pytest.mark.parametrize("what", ["sequence", "browser"])
+def test_a_sequence_that_is_deleted_takes_no_more_views(radiographs: list[Radiograph], nodes: Any, what: str) -> None:
+    views = GrowingSequence("novel views")
+    views.append(radiographs[0])
+    slicer.mrmlScene.RemoveNode(getattr(views, what))
+    before = nodes()
+    with pytest.raises(SVDRRError, match="was deleted"):
+        views.append(radiographs[1])
+    assert nodes() == before

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import slicer
+import slicer.util
+import vtk
 
 from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import remove
@@ -16,7 +18,79 @@ from svdrr.mrml.radiograph import (
     radiograph_to_node,
     synthetic_suffix,
 )
+from svdrr.mrml.task import require_in_scene
 from svdrr.radiograph import Radiograph
+
+
+class GrowingSequence:
+    """Views that come into the scene one by one, as one sequence with a browser that can be used meanwhile.
+
+    name: of the nodes, which also say how the views were made. beside: the browser of other views; each of these is
+    then shown together with the one of the same number. Nothing is added to the scene before the first view.
+    """
+
+    def __init__(self, name: str, beside: slicer.vtkMRMLSequenceBrowserNode | None = None) -> None:
+        self.browser: slicer.vtkMRMLSequenceBrowserNode | None = beside
+        self.proxy: slicer.vtkMRMLScalarVolumeNode | None = None
+        self.sequence: slicer.vtkMRMLSequenceNode | None = None
+        self._name, self._suffix = name, ""
+        self._owns_browser = beside is None
+
+    def append(self, radiograph: Radiograph) -> None:
+        """Add a view at the end; the browser stays where it is.
+
+        SVDRRError if the pixels do not fit the view, or where a node of the sequence was deleted meanwhile.
+        """
+        check_radiograph(radiograph)
+        if self.sequence is None:
+            self._begin(radiograph)
+        self._require_in_scene()
+        suffix = synthetic_suffix(radiograph.provenance)
+        # Outside the scene: the sequence keeps a copy in a scene of its own.
+        item = slicer.vtkMRMLScalarVolumeNode()
+        item.SetName(self._name + suffix)
+        fill_with_radiograph(item, radiograph)
+        angles = f": {radiograph.view.pose.label}" if radiograph.view else ""
+        self.sequence.SetDataNodeAtValue(item, f"{self.sequence.GetNumberOfDataNodes() + 1}{angles}")
+        if self.sequence.GetNumberOfDataNodes() == 1:
+            self._show(radiograph)
+        if len(suffix) > len(self._suffix):
+            self._suffix = suffix
+            self._say_how_they_were_made()
+
+    def _begin(self, first: Radiograph) -> None:
+        self._suffix = synthetic_suffix(first.provenance)
+        self.sequence = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLSequenceNode", f"{self._name}{self._suffix} sequence"
+        )
+        self.sequence.SetIndexName("view")
+        self.sequence.SetIndexUnit("")
+        self.sequence.SetIndexType(slicer.vtkMRMLSequenceNode.TextIndex)
+
+    def _show(self, first: Radiograph) -> None:
+        self.proxy = radiograph_to_node(first, self._name)
+        if self._owns_browser:
+            self.browser = slicer.mrmlScene.AddNewNodeByClass(
+                "vtkMRMLSequenceBrowserNode", f"{self._name}{self._suffix} browser"
+            )
+        # As one change, since for a sequence without a proxy the browser makes one itself.
+        with slicer.util.NodeModify(self.browser):
+            self.browser.AddSynchronizedSequenceNode(self.sequence)
+            self.browser.AddProxyNode(self.proxy, self.sequence, False)
+        if self._owns_browser:
+            self.browser.SetSelectedItemNumber(0)
+
+    def _say_how_they_were_made(self) -> None:
+        """The proxy keeps its name while its content changes, so it says what holds for any of them."""
+        self.proxy.SetName(f"{self._name}{self._suffix}")
+        self.sequence.SetName(f"{self._name}{self._suffix} sequence")
+        if self._owns_browser:
+            self.browser.SetName(f"{self._name}{self._suffix} browser")
+
+    def _require_in_scene(self) -> None:
+        for node in (self.sequence, self.browser):
+            if node is not None:
+                require_in_scene(node, self._name)
 
 
 def views_to_sequence(radiographs: Sequence[Radiograph], name: str) -> slicer.vtkMRMLSequenceBrowserNode:
@@ -30,28 +104,10 @@ def views_to_sequence(radiographs: Sequence[Radiograph], name: str) -> slicer.vt
         raise SVDRRError("There are no views to show; choose at least one.")
     for radiograph in radiographs:
         check_radiograph(radiograph)
-    suffix = max((synthetic_suffix(radiograph.provenance) for radiograph in radiographs), key=len)
-
-    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", f"{name}{suffix} sequence")
-    sequence.SetIndexName("view")
-    sequence.SetIndexUnit("")
-    sequence.SetIndexType(slicer.vtkMRMLSequenceNode.TextIndex)
-    for number, radiograph in enumerate(radiographs, start=1):
-        # Outside the scene: the sequence keeps a copy in a scene of its own.
-        item = slicer.vtkMRMLScalarVolumeNode()
-        item.SetName(name + synthetic_suffix(radiograph.provenance))
-        fill_with_radiograph(item, radiograph)
-        angles = f": {radiograph.view.pose.label}" if radiograph.view else ""
-        sequence.SetDataNodeAtValue(item, f"{number}{angles}")
-
-    proxy = radiograph_to_node(radiographs[0], name)
-    # The proxy keeps its name while its content changes, so it says what holds for any of them.
-    proxy.SetName(name + suffix)
-    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name}{suffix} browser")
-    browser.AddSynchronizedSequenceNode(sequence)
-    browser.AddProxyNode(proxy, sequence, False)
-    browser.SetSelectedItemNumber(0)
-    return browser
+    views = GrowingSequence(name)
+    for radiograph in radiographs:
+        views.append(radiograph)
+    return views.browser
 
 
 def views_from_sequence(browser: slicer.vtkMRMLSequenceBrowserNode) -> list[Radiograph]:
@@ -66,10 +122,14 @@ def views_from_sequence(browser: slicer.vtkMRMLSequenceBrowserNode) -> list[Radi
 
 
 def remove_sequence(browser: slicer.vtkMRMLSequenceBrowserNode) -> None:
-    """Take out of the scene what `views_to_sequence` has added."""
-    sequence = browser.GetMasterSequenceNode()
-    proxy = browser.GetProxyNode(sequence)
+    """Take out of the scene what `views_to_sequence` and `GrowingSequence` have added to the browser, and itself."""
+    sequences = vtk.vtkCollection()
+    browser.GetSynchronizedSequenceNodes(sequences, True)
+    followers = []
+    for index in range(sequences.GetNumberOfItems()):
+        sequence = sequences.GetItemAsObject(index)
+        followers += [browser.GetProxyNode(sequence), sequence]
     # The browser first, so that nothing follows it while the others go.
-    for node in (browser, proxy, sequence):
+    for node in (browser, *followers):
         if node is not None:
             remove(node)
