@@ -180,3 +180,23 @@ def test_view_model_joins_source_and_detector(views: list[View], nodes: Any) -> 
     before = nodes()
     assert view_to_model(views[2], "C-arm", model) is model
     assert nodes() == before
+
+
+def test_a_place_of_its_own(radiographs: list[Radiograph]) -> None:
+    """Without a view it goes where it is put, and pixels whose size is unknown stay so, however they are shown."""
+    place = np.array([[0.0, 0.5, 0.0, 3.0], [-0.25, 0.0, 0.0, 4.0], [0.0, 0.0, 2.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
+    unknown = replace(radiographs[0], view=None, pixel_spacing_mm=None)
+    node = radiograph_to_node(unknown, "film", ijk_to_ras=place)
+    np.testing.assert_array_equal(ijk_to_ras(node), place)
+    assert_same(radiograph_from_node(node), unknown)
+    # Corrected by the user, it counts.
+    node.SetSpacing(0.3, 0.2, 2.0)
+    assert radiograph_from_node(node).pixel_spacing_mm == (0.2, 0.3)
+    known = replace(unknown, pixel_spacing_mm=(0.5, 0.25))
+    assert_same(radiograph_from_node(radiograph_to_node(known, "film", node, place)), known)
+    # A view knows better.
+    view = radiographs[1].view
+    assert view is not None
+    np.testing.assert_allclose(
+        ijk_to_ras(radiograph_to_node(radiographs[1], "film", ijk_to_ras=place)), view.pixel_to_ras, atol=1e-9
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import slicer
@@ -23,19 +26,23 @@ _VIEW = f"{PREFIX}View"
 _PIXEL_SPACING = f"{PREFIX}PixelSpacing"
 _UNKNOWN = "unknown"
 _UNKNOWN_SPACING_MM = (1.0, 1.0)
+_SHOWN_AS = re.compile(rf"{_UNKNOWN}, shown as ([0-9.e+-]+)\\([0-9.e+-]+)")
 
 # Further than this from its view's plane, mm, and an image has been moved since it was made.
 _PLACE_TOLERANCE_MM = 1e-3
 
 
 def radiograph_to_node(
-    radiograph: Radiograph, name: str, node: slicer.vtkMRMLScalarVolumeNode | None = None
+    radiograph: Radiograph,
+    name: str,
+    node: slicer.vtkMRMLScalarVolumeNode | None = None,
+    ijk_to_ras: NDArray[np.float64] | None = None,
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Show a radiograph in the scene: in `node` if given (its old content goes), else in a new node.
 
     The node holds one slice, float32 (1, rows, columns), on the detector plane of the radiograph's view: i runs
-    along a row, j down, k, 1 mm thick, towards the source. Without a view it is centered on the origin as
-    a PA radiograph, with pixels of 1 mm if their spacing is unknown.
+    along a row, j down, k, 1 mm thick, towards the source. Without a view it lies where ijk_to_ras, float64 (4, 4),
+    puts it, or else is centered on the origin as a PA radiograph, with pixels of 1 mm if their spacing is unknown.
     The node's attributes `SVDRR.*` carry the provenance, the view (`SVDRR.View`, JSON) and the pixel spacing
     (`SVDRR.PixelSpacing`, row\\column in mm, or "unknown"); a computed image's name ends in "(synthetic)" or
     "(DRR)". Raises SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector.
@@ -43,7 +50,7 @@ def radiograph_to_node(
     check_radiograph(radiograph)
     check_output(VOLUME, node)
     volume = output_node(VOLUME, name + synthetic_suffix(radiograph.provenance), node)
-    fill_with_radiograph(volume, radiograph)
+    fill_with_radiograph(volume, radiograph, ijk_to_ras)
     volume.CreateDefaultDisplayNodes()
     display = volume.GetDisplayNode()
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
@@ -62,17 +69,35 @@ def radiograph_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Radiograph:
     1 mm x 1 mm counts only if `radiograph_to_node` knew it: Slicer gives it to files without one.
     Raises SVDRRError for what is not one slice of finite scalars, and for values that cannot be mapped.
     """
-    array = voxels(node, "a radiograph")
-    require_finite(array, node.GetName())
-    if array.shape[0] != 1:
-        raise SVDRRError(f"'{node.GetName()}' has {array.shape[0]} slices; choose a radiograph, which has one.")
-    pixels = _in_unit_range(array[0], node.GetName())
+    return radiograph_snapshot(node)()
+
+
+def radiograph_snapshot(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], Radiograph]:
+    """`radiograph_from_node` in two parts: this one, which is short, copies what the node holds in the scene's thread;
+    the function that it returns makes the radiograph of it in any thread. Each raises its share of the errors.
+    """
+    array, name = check_radiograph_node(node), node.GetName()
     ijk_to_ras = ijk_to_world(node)
     attributes = {key: node.GetAttribute(key) for key in node.GetAttributeNames() if key.startswith(PREFIX)}
+    column_mm, row_mm, _ = node.GetSpacing()
+    copied = array[0].copy()
 
-    view = _view(attributes, pixels.shape, ijk_to_ras)
-    spacing = _spacing(attributes, node) if view is None else view.detector.pixel_spacing_mm
-    return Radiograph(pixels, spacing, view, Provenance.from_attributes(attributes))
+    def radiograph() -> Radiograph:
+        require_finite(copied, name)
+        pixels = _in_unit_range(copied, name)
+        view = _view(attributes, pixels.shape, ijk_to_ras)
+        spacing = _spacing(attributes, (row_mm, column_mm)) if view is None else view.detector.pixel_spacing_mm
+        return Radiograph(pixels, spacing, view, Provenance.from_attributes(attributes))
+
+    return radiograph
+
+
+def check_radiograph_node(node: Any) -> NDArray[Any]:
+    """The node's own array (1, rows, columns); raises what `radiograph_from_node` would, as far as is told at once."""
+    array = voxels(node, "a radiograph")
+    if array.shape[0] != 1:
+        raise SVDRRError(f"'{node.GetName()}' has {array.shape[0]} slices; choose a radiograph, which has one.")
+    return array
 
 
 def check_radiograph(radiograph: Radiograph) -> None:
@@ -99,19 +124,24 @@ def synthetic_suffix(provenance: Provenance | None) -> str:
     return " (DRR)" if provenance.method.startswith("DRR") and not provenance.model else " (synthetic)"
 
 
-def fill_with_radiograph(node: slicer.vtkMRMLScalarVolumeNode, radiograph: Radiograph) -> None:
+def fill_with_radiograph(
+    node: slicer.vtkMRMLScalarVolumeNode, radiograph: Radiograph, ijk_to_ras: NDArray[np.float64] | None = None
+) -> None:
     """Pixels, place and attributes of a checked radiograph, for a node in the scene or out of it."""
     view, spacing = radiograph.view, radiograph.pixel_spacing_mm
-    if view is not None:
-        spacing = view.detector.pixel_spacing_mm
-    row_mm, column_mm = spacing or _UNKNOWN_SPACING_MM
     pixels = radiograph.pixels[np.newaxis].astype(np.float32, copy=False)
-    fill(node, pixels, _ijk_to_ras(radiograph, row_mm, column_mm))
-    # Once more by itself, because as a length of the matrix's columns it comes back rounded.
-    node.SetSpacing(column_mm, row_mm, 1.0)
+    if view is None and ijk_to_ras is not None:
+        fill(node, pixels, ijk_to_ras)
+    else:
+        if view is not None:
+            spacing = view.detector.pixel_spacing_mm
+        row_mm, column_mm = spacing or _UNKNOWN_SPACING_MM
+        fill(node, pixels, _ijk_to_ras(radiograph, row_mm, column_mm))
+        # Once more by itself, because as a length of the matrix's columns it comes back rounded.
+        node.SetSpacing(column_mm, row_mm, 1.0)
 
     attributes = radiograph.provenance.attributes() if radiograph.provenance else {}
-    attributes[_PIXEL_SPACING] = "\\".join(map(repr, spacing)) if spacing else _UNKNOWN
+    attributes[_PIXEL_SPACING] = "\\".join(map(repr, spacing)) if spacing else _unknown(node)
     if view is not None:
         attributes[_VIEW] = json.dumps(view_to_json(view))
     for key in node.GetAttributeNames():
@@ -156,8 +186,17 @@ def _view(attributes: dict[str, str], shape: tuple[int, ...], ijk_to_ras: NDArra
     return None if moved else view
 
 
-def _spacing(attributes: dict[str, str], node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float] | None:
+def _unknown(node: slicer.vtkMRMLScalarVolumeNode) -> str:
     column_mm, row_mm, _ = node.GetSpacing()
-    if (row_mm, column_mm) == _UNKNOWN_SPACING_MM and attributes.get(_PIXEL_SPACING, _UNKNOWN) == _UNKNOWN:
-        return None
-    return row_mm, column_mm
+    return _UNKNOWN if (row_mm, column_mm) == _UNKNOWN_SPACING_MM else f"{_UNKNOWN}, shown as {row_mm}\\{column_mm}"
+
+
+def _spacing(attributes: dict[str, str], shown_mm: tuple[float, float]) -> tuple[float, float] | None:
+    """The spacing (row, column) of the node, unless it only stands in for one that is unknown."""
+    described = attributes.get(_PIXEL_SPACING, _UNKNOWN)
+    found = _SHOWN_AS.fullmatch(described)
+    if found:
+        stands_in = np.allclose(shown_mm, [float(text) for text in found.groups()], rtol=1e-9, atol=0.0)
+    else:
+        stands_in = described == _UNKNOWN and shown_mm == _UNKNOWN_SPACING_MM
+    return None if stands_in else shown_mm
