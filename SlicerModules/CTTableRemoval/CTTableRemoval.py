@@ -88,6 +88,8 @@ class CTTableRemovalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         """Build the panel, when it is opened for the first time."""
+        # All that a click will need is imported now, since importing takes longer than a click may.
+        import svdrr.mrml.table  # noqa: F401
         from svdrr.mrml.panels.job_controls import JobControls
 
         ScriptedLoadableModuleWidget.setup(self)
@@ -96,7 +98,8 @@ class CTTableRemovalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = CTTableRemovalLogic()
-        self._controls = JobControls(self.layout, self.ui.applyButton, self.onApply, self._showState)
+        self._controls = JobControls(uiWidget.layout(), self.ui.applyButton, self.onApply, self._showState)
+        self.layout.addStretch(1)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)

@@ -31,5 +31,5 @@ def main() -> None:
     slicer.util.exit(1 if any(result["problem"] for result in results) else 0)
 
 
-# Slicer ends with this script only under --testing, where no timer fires.
-main()
+if __name__ == "__main__":
+    main()

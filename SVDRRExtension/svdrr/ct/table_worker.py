@@ -31,31 +31,42 @@ _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows only
 
 
 def body_mask_elsewhere(ct: CTVolume, on_stage: OnStage) -> NDArray[np.bool_]:
-    """`svdrr.ct.table.body_mask` in another process; waits for it. What `on_stage` raises ends the process."""
-    with tempfile.TemporaryDirectory(prefix="svdrr-table-") as folder:
-        np.save(Path(folder, _HU), ct.hu)
-        np.save(Path(folder, _IJK_TO_RAS), ct.ijk_to_ras)
-        library = str(Path(svdrr.__file__).parents[1])
-        search = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH", "")]))
-        process = subprocess.Popen(
-            [python_executable(), "-m", "svdrr.ct.table_worker", folder],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": search},
-            creationflags=_NO_WINDOW,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        try:
-            last_words = _watch(process, on_stage)
-        finally:
-            process.kill()
-            process.wait()
-        if not Path(folder, _BODY).is_file():
-            raise SVDRRError(f"Table removal ended early: {last_words or 'its process was killed'}.")
-        return np.asarray(np.load(Path(folder, _BODY)))
+    """`svdrr.ct.table.body_mask` in another process; waits for it. What `on_stage` raises ends the process.
+
+    SVDRRError also if the process is killed, or if there is no room for its files in the temporary folder.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="svdrr-table-") as folder:
+            return _body_mask_from(Path(folder), ct, on_stage)
+    except OSError as error:
+        needed = f"{ct.hu.nbytes // 2**20 + 1} MiB in {tempfile.gettempdir()}"
+        raise SVDRRError(f"Table removal needs {needed}: {error.strerror or error}.") from None
+
+
+def _body_mask_from(folder: Path, ct: CTVolume, on_stage: OnStage) -> NDArray[np.bool_]:
+    np.save(folder / _HU, ct.hu)
+    np.save(folder / _IJK_TO_RAS, ct.ijk_to_ras)
+    library = str(Path(svdrr.__file__).parents[1])
+    search = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen(
+        [python_executable(), "-m", "svdrr.ct.table_worker", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": search},
+        creationflags=_NO_WINDOW,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        last_words = _watch(process, on_stage)
+    finally:
+        process.kill()
+        process.wait()
+    if not (folder / _BODY).is_file():
+        raise SVDRRError(f"Table removal ended early: {last_words or 'its process was killed'}.")
+    return np.asarray(np.load(folder / _BODY))
 
 
 def _watch(process: subprocess.Popen[str], on_stage: OnStage) -> str:
