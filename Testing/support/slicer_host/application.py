@@ -87,7 +87,7 @@ class qSlicerApplication(QObject):
         super().__init__()
         self._logic, self._manager = logic, manager
         self._temporary_folder = temporary_folder
-        self._layout_manager: QObject | None = None
+        self._layout_manager: Any = None
         self._main_window: QMainWindow | None = None
         self._io = CoreIOManager()
         self._settings = QSettings()
@@ -115,6 +115,12 @@ class qSlicerApplication(QObject):
 
     def topLevelWidgets(self) -> list[QWidget]:
         return [self._main_window] if self._main_window is not None else []
+
+    def pauseRender(self) -> None:
+        self._layout_manager.pauseRender()
+
+    def resumeRender(self) -> None:
+        self._layout_manager.resumeRender()
 
     def testingEnabled(self) -> bool:
         return False

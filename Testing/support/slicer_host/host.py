@@ -109,10 +109,13 @@ class SlicerHost:
         self._app._layout_manager = self._layout_manager
         self._window = qSlicerMainWindow(self._manager, self._layout_manager._viewport)
         self._app._main_window = self._window
+        self._layout_manager._settle()
         self._stalls = _StallMeter()
         self._manager._add_scripted(self._folders)
         self._app.startupCompleted.emit()
         self.process_events()
+        if faults.uncaught:
+            raise RuntimeError(f"the application did not start:\n{faults.uncaught[0]}")
         self.mark()
 
     def _make_scene(self) -> Any:

@@ -15,7 +15,7 @@ _CLASSES = (
     "QTimer", "QSettings", "QWidget", "QVBoxLayout", "QHBoxLayout", "QFormLayout", "QGridLayout", "QLabel",
     "QPushButton", "QToolButton", "QCheckBox", "QRadioButton", "QComboBox", "QLineEdit", "QSpinBox",
     "QDoubleSpinBox", "QSlider", "QProgressBar", "QPlainTextEdit", "QTableWidget", "QTableWidgetItem",
-    "QGroupBox", "QTabWidget", "QStackedWidget", "QPixmap", "QImage", "QIcon", "QSize", "Qt", "QUrl",
+    "QGroupBox", "QTabWidget", "QStackedWidget", "QPixmap", "QImage", "QIcon", "QColor", "QSize", "Qt", "QUrl",
 )  # fmt: skip
 # slicer.util needs these for its own work; the modules have no use for them.
 _CLASSES_OF_SLICER_UTIL = ("QFile", "QCursor")
