@@ -115,6 +115,7 @@ def render(
     from svdrr.files import whole_directory
     from svdrr.geometry import Detector, parse_views
     from svdrr.geometry.viewsets import views_document
+    from svdrr.images import write_view
     from svdrr.render import Imaging, render_views, require_in_view
 
     if not 16 <= size <= 4096:
@@ -135,7 +136,7 @@ def render(
     with _placed(whole_directory, outdir) as folder:
 
         def write(index: int, radiograph: Radiograph, values: Any = None) -> dict[str, Any]:
-            return _write_view(folder, index, radiograph, values)
+            return write_view(folder, index, radiograph, values)
 
         if backend is None:
             if table_removal:
@@ -192,7 +193,7 @@ def synthesize(
     from svdrr.files import whole_directory
     from svdrr.geometry import CArmPose, parse_views
     from svdrr.geometry.viewsets import views_document
-    from svdrr.images import read_radiograph
+    from svdrr.images import read_radiograph, write_view
     from svdrr.models import find_model
 
     if backend is None:
@@ -214,7 +215,7 @@ def synthesize(
 
             request = synthesis_request(radiograph, poses, model, steps, guidance, seed, source_pose)
             radiographs = _done_by(backend, token_file, authority, request, "Synthesizing")
-        entries = [_write_view(folder, number, synthetic) for number, synthetic in enumerate(radiographs)]
+        entries = [write_view(folder, number, synthetic) for number, synthetic in enumerate(radiographs)]
         (folder / "views.json").write_text(views_document(entries), encoding="utf-8")
     made = radiographs[0].provenance
     assert made is not None
@@ -338,25 +339,6 @@ def _done_by(
         return on_backend(
             backend, token_file, authority, request, lambda status: advance(status.step, status.steps or None)
         )
-
-
-def _write_view(folder: Path, number: int, radiograph: Radiograph, values: Any = None) -> dict[str, Any]:
-    """Writes the view's files; returns its entry in views.json."""
-    from svdrr.geometry.viewsets import view_to_json
-    from svdrr.images import write_nrrd, write_png
-
-    assert radiograph.view is not None
-    assert radiograph.provenance is not None
-    name = f"{'synthetic' if radiograph.provenance.model else 'drr'}_{number:05d}"
-    write_png(folder / f"{name}.png", radiograph)
-    if values is not None:
-        write_nrrd(folder / f"{name}.nrrd", values, radiograph)
-    return {
-        "image": f"{name}.png",
-        "label": radiograph.view.pose.label,
-        **view_to_json(radiograph.view),
-        "provenance": radiograph.provenance.attributes(),
-    }
 
 
 @contextmanager

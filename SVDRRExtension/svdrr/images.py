@@ -195,6 +195,26 @@ def write_nrrd(path: Path, values: NDArray[np.float32], radiograph: Radiograph) 
     write_volume(path, values[None].astype(np.float32), placed, _descriptions(radiograph))
 
 
+def write_view(
+    folder: Path, number: int, radiograph: Radiograph, values: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
+    """A computed view as ``drr_NNNNN.png``, or ``synthetic_NNNNN.png`` if a model made it; returns its entry for
+    `svdrr.geometry.viewsets.views_document`. values: also written, as in `write_nrrd`.
+    """
+    assert radiograph.view is not None
+    assert radiograph.provenance is not None
+    name = f"{'synthetic' if radiograph.provenance.model else 'drr'}_{number:05d}"
+    write_png(folder / f"{name}.png", radiograph)
+    if values is not None:
+        write_nrrd(folder / f"{name}.nrrd", values, radiograph)
+    return {
+        "image": f"{name}.png",
+        "label": radiograph.view.pose.label,
+        **view_to_json(radiograph.view),
+        "provenance": radiograph.provenance.attributes(),
+    }
+
+
 def require_radiograph_suffix(path: Path) -> None:
     """SVDRRError unless the file's suffix names a format that `write_radiograph` writes."""
     if path.suffix.lower() not in (".png", ".nrrd"):
