@@ -12,6 +12,7 @@ from svdrr.geometry import CArmPose, Detector, View
 from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
 from svdrr.superres import METHODS, SCALES, check_method, enhance
+from svdrr.superres.fidelity import data_fidelity
 
 SPACING = (0.7, 0.31)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -144,3 +145,42 @@ def test_a_second_enhancement_joins_the_history() -> None:
     assert twice.provenance is not None
     assert twice.provenance.settings["Enhancement"] == "lanczos x2, bicubic x2"
     assert twice.provenance.model == "tiny"
+
+
+def test_fidelity_is_zero_where_nothing_was_changed() -> None:
+    pixels = np.random.default_rng(2).random((7, 11), dtype=np.float32)
+    for scale in (1, 2, 3):
+        fidelity = data_fidelity(np.kron(pixels, np.ones((scale, scale), np.float32)), pixels)
+        assert fidelity.mean_percent == pytest.approx(0.0, abs=1e-5)
+
+
+def test_fidelity_finds_what_was_added() -> None:
+    """The mean of each block counts, in percent of the gray range, at the place where it differs."""
+    pixels = np.full((4, 6), 0.5, np.float32)
+    enlarged = np.kron(pixels, np.ones((2, 2), np.float32))
+    enlarged[3, 4] += 0.4
+    # A detail whose mean is zero is what super-resolution may add.
+    enlarged[6, 0] += 0.2
+    enlarged[6, 1] -= 0.2
+    fidelity = data_fidelity(enlarged, pixels)
+    expected = np.zeros((4, 6))
+    expected[1, 2] = 10.0
+    np.testing.assert_allclose(fidelity.difference_percent, expected, atol=1e-5)
+    assert fidelity.difference_percent.dtype == np.float32
+    assert fidelity.mean_percent == pytest.approx(10.0 / 24, abs=1e-5)
+    assert fidelity.max_percent == pytest.approx(10.0, abs=1e-5)
+
+
+@every_method
+def test_fidelity_is_the_same_in_any_orientation(method: str) -> None:
+    pixels = np.random.default_rng(4).random((9, 13), dtype=np.float32)
+    map_percent = data_fidelity(enhance(Radiograph(pixels), method).pixels, pixels).difference_percent
+    turned = np.ascontiguousarray(pixels[::-1].T)
+    again = data_fidelity(enhance(Radiograph(turned), method).pixels, turned).difference_percent
+    np.testing.assert_allclose(again, map_percent[::-1].T, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(8, 13), (8, 9), (2, 3), (0, 0), (12, 12)])
+def test_fidelity_needs_an_enlargement(shape: tuple[int, int]) -> None:
+    with pytest.raises(SVDRRError, match="is no enlargement of one of 4 x 6 by a whole number"):
+        data_fidelity(np.zeros(shape, np.float32), np.zeros((4, 6), np.float32))
