@@ -19,8 +19,7 @@ def host() -> Iterator[Any]:
     """
     from slicer_host import host
 
+    host.uncaught.clear()
     yield host
-    uncaught = list(host.uncaught)
     host.stop()
-    uncaught += [text for text in host.uncaught if text not in uncaught]
-    assert not uncaught, "".join(uncaught)
+    assert not host.uncaught, "".join(host.uncaught)

@@ -17,7 +17,7 @@ import shiboken6
 import slicer
 import slicer.util
 import vtk
-from PySide6.QtCore import QCoreApplication, QEvent, QEventLoop, QSettings, Qt, QTimer
+from PySide6.QtCore import QCoreApplication, QEvent, QEventLoop, QSettings, Qt, QTimer, qInstallMessageHandler
 from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QAbstractButton, QApplication, QScrollArea, QWidget
 
@@ -67,9 +67,9 @@ class SlicerHost:
         """Start with a fresh scene and these modules; an application that runs is stopped first."""
         self.stop()
         _application()
-        faults.uncaught.clear()
         faults.displayed.clear()
         desk.clear()
+        before = len(faults.uncaught)
         self._folders = [Path(folder).resolve() for folder in module_folders]
         self._paths_before = list(sys.path)
         self._hook_before = sys.excepthook
@@ -114,8 +114,8 @@ class SlicerHost:
         self._manager._add_scripted(self._folders)
         self._app.startupCompleted.emit()
         self.process_events()
-        if faults.uncaught:
-            raise RuntimeError(f"the application did not start:\n{faults.uncaught[0]}")
+        if len(faults.uncaught) > before:
+            raise RuntimeError(f"the application did not start:\n{faults.uncaught[before]}")
         self.mark()
 
     def _make_scene(self) -> Any:
@@ -348,6 +348,7 @@ def _application() -> QApplication:
     if isinstance(existing, QApplication):
         return existing
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    qInstallMessageHandler(_print_message)
     application = QApplication(["Slicer"])
     application.setOrganizationName("NA-MIC")
     application.setApplicationName("Slicer")
@@ -355,6 +356,12 @@ def _application() -> QApplication:
     application.setQuitOnLastWindowClosed(False)
     application.setStyle("Fusion")
     return application
+
+
+def _print_message(kind: Any, context: Any, text: str) -> None:
+    # Said of every window that is shown off screen.
+    if "propagateSizeHints" not in text:
+        print(f"Qt: {text}", file=sys.stderr)
 
 
 host = SlicerHost()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import types
 import typing
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -270,6 +271,30 @@ class _Wrapper:
         for one in self.allParameters.values():
             if not one.storage.is_in(parameterNode, one.name):
                 one.storage.write(parameterNode, one.name, one.default.value)
+        # As in Slicer, values are read when the node says that it was modified, and not when they are asked for: a
+        # scene that is being loaded names nodes before they are there, and they stay None until something else changes.
+        object.__setattr__(self, "_values", {})
+        self._read_all()
+        myself = weakref.ref(self)
+
+        def on_modified(caller: Any, event: str) -> None:
+            alive = myself()
+            if alive is not None:
+                alive._read_all()
+
+        weakref.finalize(
+            self, parameterNode.RemoveObserver, self.AddObserver(vtk.vtkCommand.ModifiedEvent, on_modified)
+        )
+
+    def _read_all(self) -> None:
+        for name in self.allParameters:
+            self._read(name)
+
+    def _read(self, name: str) -> None:
+        one = self.allParameters[name]
+        if not one.storage.is_in(self.parameterNode, name):
+            one.storage.write(self.parameterNode, name, one.default.value)
+        self._values[name] = one.storage.read(self.parameterNode, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Slicer would keep a misspelled field as an attribute of the wrapper, and lose it.
@@ -291,13 +316,14 @@ class _Wrapper:
         return cls.allParameters[name].declared
 
     def getValue(self, name: str) -> Any:
-        one = self._field(name)
-        if not one.storage.is_in(self.parameterNode, name):
-            one.storage.write(self.parameterNode, name, one.default.value)
-        return one.storage.read(self.parameterNode, name)
+        self._field(name)
+        return self._values[name]
 
     def setValue(self, name: str, value: Any) -> None:
-        self._field(name).storage.write(self.parameterNode, name, value)
+        # Observers that hear of the change read the new value.
+        with slicer.util.NodeModify(self.parameterNode):
+            self._field(name).storage.write(self.parameterNode, name, value)
+            self._read(name)
 
     def StartModify(self) -> Any:
         return self.parameterNode.StartModify()

@@ -182,7 +182,8 @@ def _get(target: Any, name: str) -> Any:
         return lambda *arguments: special(target, *arguments)
     if name == "className":
         return lambda: target.metaObject().className()
-    name = "objectName" if name == "name" else name
+    if name == "name" and not _has_property(target, name):
+        name = "objectName"
     if _has_property(target, name):
         return wrap(target.property(name))
     if isinstance(getattr(target, name, None), SignalInstance):
@@ -216,7 +217,6 @@ def _has_property(target: QObject, name: str) -> bool:
 
 def _set(target: Any, name: str, value: Any) -> None:
     kind = type(target).__name__
-    name = "objectName" if name == "name" else name
     if not isinstance(target, QObject):
         raise AttributeError(
             f"'{name}' does not exist on {kind} and creating new attributes on C++ objects is not allowed"
@@ -224,6 +224,8 @@ def _set(target: Any, name: str, value: Any) -> None:
     if not shiboken6.isValid(target):
         raise AttributeError(f"Trying to set property '{name}' on a destroyed {kind} object")
     value = unwrap(value)
+    if name == "name" and not _has_property(target, name):
+        name = "objectName"
     if not _has_property(target, name):
         if name.encode() in [bytes(dynamic.data()) for dynamic in target.dynamicPropertyNames()]:
             target.setProperty(name, value)

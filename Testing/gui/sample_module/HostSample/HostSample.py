@@ -62,7 +62,9 @@ class HostSampleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = HostSampleLogic()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneReady)
+        # A scene that is loaded names nodes before it has them: look again when all are there.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneReady)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
         self.timer = qt.QTimer()
         self.timer.setInterval(20)
@@ -83,7 +85,7 @@ class HostSampleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event) -> None:
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller, event) -> None:
+    def onSceneReady(self, caller, event) -> None:
         if self.parent.isEntered:
             self.initializeParameterNode()
 
