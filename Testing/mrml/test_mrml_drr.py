@@ -83,7 +83,9 @@ def test_a_set_becomes_a_sequence_with_markups_on_each_view(node: Any, choice: B
         seen.append(found[0].GetNumberOfDataNodes() if found else 0)
 
     nodes = wait(render_steps(node, POSES, SETTINGS, sequence=True, markups=markups, choice=choice), look)
-    assert [view.view.pose for view in views_from_sequence(nodes.browser)] == POSES  # type: ignore[union-attr]
+    assert [view.view.pose for view in views_from_sequence(nodes.browser)] == POSES
+    assert nodes.browser is not None
+    assert nodes.projection is not None
     assert nodes.projection.GetName() == "Landmarks on CT (DRR)"
     for index in (2, 0, 1):
         nodes.browser.SetSelectedItemNumber(index)
