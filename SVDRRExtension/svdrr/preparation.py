@@ -29,8 +29,9 @@ class Preparation:
 
     quarter_turns: by 90 degrees, clockwise. flip: left and right change places. margins: to cut off from the image as
     it is then. invert: dark becomes bright. pixel_spacing_mm: (row, column) of the image as it is then, used where the
-    radiograph's own is unknown. source_pose: where it was taken from; None for the radiograph's own view, or PA about
-    the origin where it has none.
+    radiograph's own is unknown. source_angles_deg: (primary, secondary) of the pose that it was taken from, and
+    isocenter_ras: RAS mm, of that pose; None for those of the radiograph's own view, or of PA about the origin where it
+    has none.
     """
 
     quarter_turns: int = 0
@@ -38,7 +39,8 @@ class Preparation:
     margins: Margins = NO_MARGINS
     invert: bool = False
     pixel_spacing_mm: tuple[float, float] | None = None
-    source_pose: CArmPose | None = None
+    source_angles_deg: tuple[float, float] | None = None
+    isocenter_ras: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if min(self.margins) < 0:
@@ -50,7 +52,13 @@ class Preparation:
 
 def source_pose(radiograph: Radiograph, preparation: Preparation) -> CArmPose:
     """Where the radiograph was taken from, as far as is known or stated; else PA about the origin."""
-    return preparation.source_pose or (radiograph.view.pose if radiograph.view else CArmPose())
+    pose = radiograph.view.pose if radiograph.view else CArmPose()
+    if preparation.source_angles_deg is not None:
+        primary_deg, secondary_deg = preparation.source_angles_deg
+        pose = replace(pose, primary_deg=primary_deg, secondary_deg=secondary_deg)
+    if preparation.isocenter_ras is not None:
+        pose = replace(pose, isocenter_ras=preparation.isocenter_ras)
+    return pose
 
 
 def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:

@@ -63,7 +63,9 @@ def test_a_spacing_is_stated_only_where_it_is_unknown() -> None:
 
 
 def test_without_any_spacing_there_is_no_view() -> None:
-    prepared = prepare(replace(TAKEN, pixel_spacing_mm=None), Preparation(source_pose=LATERAL))
+    prepared = prepare(
+        replace(TAKEN, pixel_spacing_mm=None), Preparation(source_angles_deg=(90.0, 0.0), isocenter_ras=(1.0, 2.0, 3.0))
+    )
     assert prepared.pixel_spacing_mm is None
     assert prepared.view is None
 
@@ -71,7 +73,7 @@ def test_without_any_spacing_there_is_no_view() -> None:
 def test_the_stated_source_view_goes_before_the_own_one() -> None:
     own = replace(TAKEN, view=View(CArmPose(10.0), Detector(ROWS, COLUMNS, (0.2, 0.5))))
     assert prepare(own, Preparation()).view == own.view
-    stated = prepare(own, Preparation(source_pose=LATERAL)).view
+    stated = prepare(own, Preparation(source_angles_deg=(90.0, 0.0), isocenter_ras=(1.0, 2.0, 3.0))).view
     assert stated is not None
     assert stated.pose == LATERAL
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import slicer
 import slicer.util
 import vtk
 
+from svdrr.backend.client import ArrivedView
 from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import remove
 from svdrr.mrml.radiograph import (
@@ -26,13 +28,14 @@ class GrowingSequence:
     """Views that come into the scene one by one, as one sequence with a browser that can be used meanwhile.
 
     name: of the nodes, which also say how the views were made. beside: the browser of other views; each of these is
-    then shown together with the one of the same number. Nothing is added to the scene before the first view.
+    then shown together with the one of the same number. Nothing is added to the scene before the first view: until
+    then, browser, proxy (the volume that the browser shows views in) and sequence are None.
     """
 
     def __init__(self, name: str, beside: slicer.vtkMRMLSequenceBrowserNode | None = None) -> None:
-        self.browser: slicer.vtkMRMLSequenceBrowserNode | None = beside
-        self.proxy: slicer.vtkMRMLScalarVolumeNode | None = None
-        self.sequence: slicer.vtkMRMLSequenceNode | None = None
+        self.browser: Any = beside
+        self.proxy: Any = None
+        self.sequence: Any = None
         self._name, self._suffix = name, ""
         self._owns_browser = beside is None
 
@@ -115,10 +118,31 @@ def views_from_sequence(browser: slicer.vtkMRMLSequenceBrowserNode) -> list[Radi
 
     Raises SVDRRError if there is no sequence of radiographs.
     """
+    sequence = require_view_sequence(browser)
+    return [radiograph_from_node(sequence.GetNthDataNode(index)) for index in range(sequence.GetNumberOfDataNodes())]
+
+
+def require_view_sequence(browser: slicer.vtkMRMLSequenceBrowserNode | None) -> slicer.vtkMRMLSequenceNode:
+    """A browser's master sequence; SVDRRError if it is none of volumes."""
     sequence = browser.GetMasterSequenceNode() if browser is not None else None
     if sequence is None or sequence.GetNumberOfDataNodes() == 0 or sequence.GetDataNodeClassName() != VOLUME:
         raise SVDRRError("There is no sequence of radiographs here; choose the browser of a view sequence.")
-    return [radiograph_from_node(sequence.GetNthDataNode(index)) for index in range(sequence.GetNumberOfDataNodes())]
+    return sequence
+
+
+def in_order(take: Callable[[Radiograph], None]) -> Callable[[ArrivedView], None]:
+    """Passes views on in the order of their poses; one that comes too early waits for those before it."""
+    waiting: dict[int, Radiograph] = {}
+    taken = 0
+
+    def on_view(arrived: ArrivedView) -> None:
+        nonlocal taken
+        waiting[arrived.index] = arrived.radiograph
+        while taken in waiting:
+            take(waiting.pop(taken))
+            taken += 1
+
+    return on_view
 
 
 def remove_sequence(browser: slicer.vtkMRMLSequenceBrowserNode) -> None:
