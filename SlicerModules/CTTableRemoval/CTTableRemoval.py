@@ -174,7 +174,7 @@ class CTTableRemovalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is not None:
             self._parameterNode.overlay = overlay
             slicer.util.setSliceViewerLayers(
-                background=self._parameterNode.inputVolume, label=overlay, labelOpacity=0.6, fit=True
+                background=self._parameterNode.inputVolume, label=overlay, labelOpacity=0.9
             )
         return sentence
 

@@ -30,7 +30,7 @@ from .layout import LayoutManager
 from .modules import qSlicerModuleManager, qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget
 from .mrml_widgets import Observers, qMRMLNodeComboBox, qMRMLWidget
 from .parameter_node_wrapper import make_parameter_node_wrapper
-from .proxies import proxy_class, unwrap, wrap
+from .proxies import disconnect_all, proxy_class, unwrap, wrap
 from .qt_module import make_qt
 from .sample_data import make_sample_data
 from .scripted_module import make_scripted_loadable_module
@@ -124,6 +124,7 @@ class SlicerHost:
         logic.SetMRMLScene(scene)
         logic.SetTemporaryPath(self._temporary.name)
         logic.GetColorLogic().SetMRMLScene(scene)
+        logic.SetModuleLogic("Colors", logic.GetColorLogic())
         crosshair = slicer.vtkMRMLCrosshairNode()
         crosshair.SetCrosshairName("default")
         scene.AddNode(crosshair)
@@ -151,6 +152,7 @@ class SlicerHost:
         self._app.aboutToQuit.emit()
         self._manager._unload()
         self._stalls.stop()
+        disconnect_all()
         self._layout_manager._finalize()
         shiboken6.delete(self._window)
         for name in _LENT_MODULES:
