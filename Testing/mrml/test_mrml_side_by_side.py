@@ -121,6 +121,28 @@ def test_the_view_follows_a_result_that_moves(radiographs: list[Radiograph], vie
     np.testing.assert_allclose(pixel_in_view(RESULT_VIEW, result, 4.0, 2.5), [175.0, 150.0, 0.0], atol=1e-6)
 
 
+def test_views_that_change_their_sizes(radiographs: list[Radiograph], views_of_the_application: Any) -> None:
+    """As the application's do after the layout was chosen. What the user has zoomed into stays."""
+    source, result = (radiograph_to_node(radiographs[0], name) for name in ("source", "result"))
+    comparison = SideBySide()
+    comparison.show(source, result)
+    logic = views_of_the_application[2]
+    view = node_of("vtkMRMLSliceNode", RESULT_VIEW)
+    logic.ResizeSliceNode(30, 600)
+    first, last = pixel_in_view(RESULT_VIEW, result, -0.5, -0.5), pixel_in_view(RESULT_VIEW, result, 8.5, 5.5)
+    np.testing.assert_allclose([first[0], last[0]], [0.0, 30.0], atol=1e-6)
+    np.testing.assert_allclose(first[1] + last[1], 600.0, atol=1e-6)
+    width_mm, height_mm, _ = view.GetFieldOfView()
+    view.SetFieldOfView(width_mm / 2.0, height_mm / 2.0, 1.0)
+    logic.ResizeSliceNode(300, 600)
+    assert view.GetFieldOfView()[1] == pytest.approx(height_mm / 2.0)
+    comparison.show(source, result)
+    view.SetXYZOrigin(1.0, 0.0, 0.0)
+    height_mm = view.GetFieldOfView()[1]
+    logic.ResizeSliceNode(30, 600)
+    assert view.GetFieldOfView()[1] == pytest.approx(height_mm)
+
+
 def test_images_on_one_plane_show_the_same_part(radiographs: list[Radiograph], views_of_the_application: Any) -> None:
     source = radiograph_to_node(Radiograph(np.random.default_rng(0).random((60, 90), dtype=np.float32)), "source")
     result = radiograph_to_node(Radiograph(np.random.default_rng(1).random((20, 20), dtype=np.float32)), "result")

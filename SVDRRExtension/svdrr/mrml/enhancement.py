@@ -30,6 +30,7 @@ ROI = "vtkMRMLMarkupsROINode"
 _COLORS = "vtkMRMLColorTableNodeIron"
 # Differences below that, in percent of the gray range, would be rounding shown in bright colors.
 _FULL_COLOR_AT_LEAST_PERCENT = 1.0
+_TRANSPARENT_PART = 0.1
 _LEAST_PIXELS = 16
 _ROI_PART = 0.5
 _ROI_DEPTH_MM = 20.0
@@ -177,6 +178,9 @@ def add_roi(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLMarkupsROINod
     roi.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(object_to_world))
     roi.SetSize(_ROI_PART * columns * lengths[0], _ROI_PART * rows * lengths[1], _ROI_DEPTH_MM)
     roi.CreateDefaultDisplayNodes()
+    # An outline: what it holds is to be seen.
+    roi.GetDisplayNode().SetFillVisibility(False)
+    roi.GetDisplayNode().SetPropertiesLabelVisibility(False)
     return roi
 
 
@@ -205,7 +209,11 @@ def _map_to_node(fidelity: Fidelity, name: str, place: NDArray[np.float64], node
     display = volume.GetDisplayNode()
     display.SetAndObserveColorNodeID(_COLORS)
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, max(_FULL_COLOR_AT_LEAST_PERCENT, fidelity.max_percent))
+    full_color_percent = max(_FULL_COLOR_AT_LEAST_PERCENT, fidelity.max_percent)
+    display.SetWindowLevelMinMax(0.0, full_color_percent)
+    # Where there is nothing to say, the image below is seen as it is.
+    display.SetThreshold(_TRANSPARENT_PART * full_color_percent, full_color_percent)
+    display.SetApplyThreshold(True)
     # Pixels that larger ones are made of must stay apart.
     display.SetInterpolate(False)
     return volume

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,21 @@ _SAME_DIRECTION = 1e-4
 _SAME_PLANE_MM = 0.5
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """How an image was fitted into a slice view, all as (across, up)."""
+
+    image_mm: tuple[float, float]
+    view_pixels: tuple[int, int]
+    field_of_view_mm: tuple[float, float]
+
+
 class SideBySide:
     """The comparison layout with two slice views. It holds no node, and needs no Qt: an application makes the views."""
 
     def __init__(self) -> None:
         self._observations = Observations()
+        self._fitted: dict[str, _Fit] = {}
 
     def show(
         self,
@@ -41,7 +53,8 @@ class SideBySide:
 
         Row 0 is at the top, column 0 at the left. Window and level are taken from the source, and what is changed of
         one is changed of the other, in parts of each image's range of gray levels. Where `result` moves onto another
-        plane, as a sequence's volume does, its view follows. Two images on one plane show the same part of it.
+        plane, as a sequence's volume does, its view follows. Two images on one plane show the same part of it. The
+        images fill their views, when those change their sizes, too, until the user zooms or moves them.
         """
         self._observations.remove_all()
         self._set_layout()
@@ -51,14 +64,13 @@ class SideBySide:
             if node.GetDisplayNode() is None:
                 node.CreateDefaultDisplayNodes()
         _copy_window_level(source, result)
-        if _on_one_plane(source, result):
-            _face(_slice_node(SOURCE_VIEW), result)
-        else:
-            _face(_slice_node(SOURCE_VIEW), source)
-        _face(_slice_node(RESULT_VIEW), result)
+        self._face(SOURCE_VIEW, result if _on_one_plane(source, result) else source)
+        self._face(RESULT_VIEW, result)
         for node in (source, result):
             self._observations.add(node.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, self._display_changed)
         self._observations.add(result, vtk.vtkCommand.ModifiedEvent, self._result_changed)
+        for view in (SOURCE_VIEW, RESULT_VIEW):
+            self._observations.add(_slice_node(view), vtk.vtkCommand.ModifiedEvent, self._view_changed)
 
     def restore(self) -> None:
         """Back to the layout from before, unless the user has chosen another one since."""
@@ -92,9 +104,40 @@ class SideBySide:
                 return
 
     def _result_changed(self, result: Any, event: str) -> None:
-        view = _slice_node(RESULT_VIEW)
-        if _shown_in(RESULT_VIEW) is result and not _is_faced(view, result):
-            _face(view, result)
+        if _shown_in(RESULT_VIEW) is result and not _is_faced(_slice_node(RESULT_VIEW), result):
+            self._face(RESULT_VIEW, result)
+
+    def _view_changed(self, view: Any, event: str) -> None:
+        # What was fitted while the view updated its matrices is not in them yet.
+        view.UpdateMatrices()
+        fitted = self._fitted[view.GetLayoutName()]
+        columns, rows, _ = view.GetDimensions()
+        _, height_mm, _ = view.GetFieldOfView()
+        if (columns, rows) == fitted.view_pixels or view.GetXYZOrigin() != (0.0, 0.0, 0.0):
+            return
+        # Slicer keeps the height when a view's size changes.
+        if math.isclose(height_mm, fitted.field_of_view_mm[1]):
+            self._fit(view, fitted.image_mm)
+
+    def _face(self, view: str, node: Any) -> None:
+        """Turn a slice view so that it shows the whole image upright and neither mirrored nor tilted."""
+        axes, center, image_mm = _plane(node)
+        slice_to_ras = np.eye(4)
+        slice_to_ras[:3, :3], slice_to_ras[:3, 3] = axes, center
+        slice_node = _slice_node(view)
+        modifying = slice_node.StartModify()
+        slice_node.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras))
+        self._fit(slice_node, image_mm)
+        slice_node.UpdateMatrices()
+        slice_node.EndModify(modifying)
+
+    def _fit(self, view: Any, image_mm: tuple[float, float]) -> None:
+        columns, rows, _ = view.GetDimensions()
+        mm_per_pixel = max(image_mm[0] / columns, image_mm[1] / rows)
+        fit = _Fit(image_mm, (columns, rows), (mm_per_pixel * columns, mm_per_pixel * rows))
+        self._fitted[view.GetLayoutName()] = fit
+        view.SetXYZOrigin(0.0, 0.0, 0.0)
+        view.SetFieldOfView(*fit.field_of_view_mm, 1.0)
 
 
 def _layout_node() -> Any:
@@ -104,23 +147,26 @@ def _layout_node() -> Any:
     return layout
 
 
-def _of_view(kind: str, view: str) -> Any:
-    for node in slicer.util.getNodesByClass(kind):
-        if node.GetLayoutName() == view:
-            return node
-    raise SVDRRError(f"The slice view {view} is missing; choose another layout and try again.")
+def _found(kind: str, view: str) -> Any | None:
+    return next((node for node in slicer.util.getNodesByClass(kind) if node.GetLayoutName() == view), None)
 
 
 def _slice_node(view: str) -> Any:
-    return _of_view("vtkMRMLSliceNode", view)
+    node = _found("vtkMRMLSliceNode", view)
+    if node is None:
+        raise SVDRRError(f"The slice view {view} is missing; choose another layout and try again.")
+    return node
 
 
 def _shown_in(view: str) -> Any | None:
-    return slicer.mrmlScene.GetNodeByID(_of_view("vtkMRMLSliceCompositeNode", view).GetBackgroundVolumeID() or "")
+    layers = _found("vtkMRMLSliceCompositeNode", view)
+    return slicer.mrmlScene.GetNodeByID(layers.GetBackgroundVolumeID() or "") if layers is not None else None
 
 
 def _show_in(view: str, background: Any, foreground: Any | None, opacity: float) -> None:
-    layers = _of_view("vtkMRMLSliceCompositeNode", view)
+    layers = _found("vtkMRMLSliceCompositeNode", view)
+    if layers is None:
+        raise SVDRRError(f"The slice view {view} is missing; choose another layout and try again.")
     layers.SetLinkedControl(True)
     layers.SetBackgroundVolumeID(background.GetID())
     layers.SetForegroundVolumeID(foreground.GetID() if foreground is not None else None)
@@ -154,21 +200,6 @@ def _is_faced(view: Any, node: Any) -> bool:
 def _is_same_plane(axes: Any, center: Any, other_axes: Any, other_center: Any) -> bool:
     off_plane_mm = abs((other_center - center) @ axes[:, 2])
     return bool(np.abs(other_axes - axes).max() < _SAME_DIRECTION and off_plane_mm < _SAME_PLANE_MM)
-
-
-def _face(view: Any, node: Any) -> None:
-    """Turn a slice view so that it shows the whole image upright and neither mirrored nor tilted."""
-    axes, center, (width_mm, height_mm) = _plane(node)
-    slice_to_ras = np.eye(4)
-    slice_to_ras[:3, :3], slice_to_ras[:3, 3] = axes, center
-    columns, rows, _ = view.GetDimensions()
-    mm_per_pixel = max(width_mm / columns, height_mm / rows)
-    modifying = view.StartModify()
-    view.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras))
-    view.SetXYZOrigin(0.0, 0.0, 0.0)
-    view.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, 1.0)
-    view.UpdateMatrices()
-    view.EndModify(modifying)
 
 
 def _copy_window_level(node: Any, other: Any) -> None:
