@@ -348,6 +348,61 @@ def test_settings_are_fresh_for_every_start(host: Any) -> None:
         assert slicer.util.settingsValue("SVDRR/Url", "") == "http://localhost"
 
 
+# CTK widgets.
+
+
+def test_slider_widget_keeps_its_range_and_tells_of_changes(host: Any) -> None:
+    host.start()
+    import ctk
+
+    slider = ctk.ctkSliderWidget()
+    heard: list[Any] = []
+    slider.connect("valueChanged(double)", lambda value: heard.append(("changed", value)))
+    slider.connect("valueIsChanging(double)", lambda value: heard.append(("changing", value)))
+    slider.minimum, slider.maximum, slider.singleStep, slider.decimals, slider.suffix = -180, 180, 5, 1, "°"
+    slider.value = 12.5
+    slider.value = 12.5
+    slider.value = 500
+    assert heard == [("changed", 12.5), ("changed", 180.0)]
+    slider.tracking = False
+    heard.clear()
+    slider.value = 7
+    assert heard == [("changing", 7.0), ("changed", 7.0)]
+    slider.maximum = 5
+    assert slider.value == 5
+
+
+def test_other_ctk_widgets(host: Any) -> None:
+    host.start()
+    import ctk
+    import qt
+
+    heard: list[Any] = []
+    span = ctk.ctkRangeWidget()
+    span.connect("valuesChanged(double,double)", lambda low, high: heard.append((low, high)))
+    span.setRange(0, 10)
+    span.setValues(2, 8)
+    span.minimumValue = 9
+    assert heard == [(0, 10), (2, 8), (9, 9)]
+    point = ctk.ctkCoordinatesWidget()
+    point.connect("coordinatesChanged(double,double,double,double)", lambda x, y, z: heard.append((x, y, z)))
+    point.coordinates = "1,2.5,-3"
+    assert (point.coordinates, heard[-1], point.getCoordinate(1)) == ("1,2.5,-3", (1, 2.5, -3), 2.5)
+    for kind in (ctk.ctkCollapsibleButton, ctk.ctkCollapsibleGroupBox):
+        holder = kind()
+        layout = qt.QVBoxLayout(holder)
+        shown, hidden = qt.QLabel("a"), qt.QLabel("b")
+        for label in (shown, hidden):
+            layout.addWidget(label)
+        hidden.hide()
+        holder.show()
+        holder.collapsed = True
+        assert (shown.visible, hidden.visible) == (False, False)
+        holder.collapsed = False
+        assert (shown.visible, hidden.visible) == (True, False), "what was hidden on purpose stays so"
+        holder.hide()
+
+
 # Node combo box.
 
 

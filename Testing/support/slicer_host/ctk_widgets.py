@@ -164,7 +164,9 @@ class _SteppedSlider(QSlider):
 
     def set_scale(self, minimum: float, maximum: float, step: float) -> None:
         self._minimum, self._step = minimum, step
+        blocked = self.blockSignals(True)
         self.setRange(0, max(0, round((maximum - minimum) / step)))
+        self.blockSignals(blocked)
 
     def show_value(self, value: float) -> None:
         blocked = self.blockSignals(True)
@@ -261,6 +263,8 @@ class ctkSliderWidget(QWidget):
         self._rescale()
 
     def _set_single_step(self, step: float) -> None:
+        if step <= 0:
+            raise ValueError(f"a single step is larger than 0, not {step}")
         self._single_step = step
         self._rescale()
 

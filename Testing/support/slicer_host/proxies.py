@@ -311,6 +311,14 @@ def _disconnect(target: QObject, signature: str, *receiver: Any) -> bool:
     return bool(gone)
 
 
+def disconnect_all() -> None:
+    """Let go of every slot: a timer that its own slot keeps alive would stay for ever."""
+    for connections in list(_connections.values()):
+        for one in connections:
+            QObject.disconnect(one.handle)
+    _connections.clear()
+
+
 class BoundSignal:
     """`widget.clicked`, which connects to its first signature."""
 
