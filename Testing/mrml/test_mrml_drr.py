@@ -83,7 +83,7 @@ def test_a_set_becomes_a_sequence_with_markups_on_each_view(node: Any, choice: B
         seen.append(found[0].GetNumberOfDataNodes() if found else 0)
 
     nodes = wait(render_steps(node, POSES, SETTINGS, sequence=True, markups=markups, choice=choice), look)
-    assert [view.view.pose for view in views_from_sequence(nodes.browser)] == POSES
+    assert [view.view.pose for view in views_from_sequence(nodes.browser) if view.view] == POSES
     assert nodes.browser is not None
     assert nodes.projection is not None
     assert nodes.projection.GetName() == "Landmarks on CT (DRR)"

@@ -128,6 +128,20 @@ def isocenter_of(node: slicer.vtkMRMLScalarVolumeNode, markups: slicer.vtkMRMLMa
     raise SVDRRError(f"'{markups.GetName()}' has no point for the isocenter; place one, or choose none.")
 
 
+def check_rendering(
+    node: slicer.vtkMRMLScalarVolumeNode,
+    output: slicer.vtkMRMLScalarVolumeNode | None = None,
+    markups: slicer.vtkMRMLMarkupsNode | None = None,
+) -> None:
+    """SVDRRError for what `render_steps` would refuse of these nodes, as far as can be told at once."""
+    check_ct_node(node)
+    check_output(VOLUME, output)
+    if output is not None and output is node:
+        raise SVDRRError(f"The DRR would replace the CT '{node.GetName()}'; choose another output volume.")
+    if markups is not None:
+        project_markups(markups, [View(CArmPose(), DRRSettings().detector)])
+
+
 def render_steps(
     node: slicer.vtkMRMLScalarVolumeNode,
     poses: Sequence[CArmPose],
@@ -147,11 +161,8 @@ def render_steps(
     work, and leaves finished views.
     """
     settings = settings or DRRSettings()
-    check_output(VOLUME, output)
-    check_ct_node(node)
+    check_rendering(node, output, markups)
     views = [View(pose, settings.detector) for pose in poses]
-    if markups is not None:
-        project_markups(markups, views[:1])
     name = node.GetName()
     client = yield from client_of(choice or chosen_backend())
     request = settings.request((yield from (source or CTSource()).steps(node)), poses)
