@@ -103,6 +103,7 @@ class CTTableRemovalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
         self.ui.previewButton.connect("clicked(bool)", self.onPreview)
         self.ui.hidePreviewButton.connect("clicked(bool)", self.onHidePreview)
         self.initializeParameterNode()
@@ -124,7 +125,7 @@ class CTTableRemovalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
-        """The scene has been closed."""
+        """The scene has been closed, or another one has been read into it."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 

@@ -204,7 +204,6 @@ def test_choices_survive_saving_and_loading(host: Any, panel: Any, ct: Any, tmp_
     assert panel.ui.airValueSlider.value == -1000.0
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     host.process_events()
-    panel.initializeParameterNode()
     assert panel.ui.airValueSlider.value == -1024.0
     assert panel.ui.segmentationCheckBox.checked
     assert panel.ui.inputSelector.currentNode().GetName() == "SVDRRPhantomCT"
