@@ -25,6 +25,28 @@ from svdrr.preparation import NO_MARGINS, Margins, Preparation, looks_inverted, 
 from svdrr.radiograph import Radiograph
 from svdrr.render import require_in_view
 
+SOURCE_ANGLES_DEG = {"pa": (0.0, 0.0), "ap": (180.0, 0.0), "left": (90.0, 0.0), "right": (-90.0, 0.0)}
+"""Primary and secondary angles of the projections that a panel offers by name."""
+
+
+def preparation_of(parameters: Any) -> Preparation:
+    """What a parameter node's fields quarterTurns, flip, cropTop, ..., invert, rowSpacingMm, columnSpacingMm,
+    sourceView ("own", "angles" or one of SOURCE_ANGLES_DEG), sourcePrimaryDeg, sourceSecondaryDeg say. A spacing of 0
+    is unknown.
+    """
+    spacing = parameters.rowSpacingMm, parameters.columnSpacingMm
+    angles = SOURCE_ANGLES_DEG.get(parameters.sourceView)
+    if parameters.sourceView == "angles":
+        angles = parameters.sourcePrimaryDeg, parameters.sourceSecondaryDeg
+    return Preparation(
+        quarter_turns=parameters.quarterTurns,
+        flip=parameters.flip,
+        margins=(parameters.cropTop, parameters.cropBottom, parameters.cropLeft, parameters.cropRight),
+        invert=parameters.invert,
+        pixel_spacing_mm=spacing if min(spacing) > 0.0 else None,
+        source_angles_deg=angles,
+    )
+
 
 @dataclass(frozen=True)
 class SynthesisOrder:
