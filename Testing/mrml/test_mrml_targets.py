@@ -93,3 +93,12 @@ def test_the_source_is_on_the_cameras_side(primary: float, secondary: float) -> 
     camera.SetPosition(*pose.source_ras)
     camera.SetFocalPoint(5.0, 6.0, 7.0)
     np.testing.assert_allclose(camera_angles(camera), (primary, secondary), atol=1e-6)
+
+
+@pytest.mark.parametrize("specification", ["simple", "hemisphere:7", "sweep:-30:60:15"])
+def test_specifications_are_read_back(specification: str) -> None:
+    targets = TargetViews.parse(specification)
+    assert targets.mode == "set"
+    assert targets.specification == specification
+    with pytest.raises(SVDRRError, match="Unknown view set"):
+        TargetViews.parse("circle:3")

@@ -46,6 +46,22 @@ class TargetViews:
             file=parameters.viewFile,
         )
 
+    @staticmethod
+    def parse(specification: str) -> TargetViews:
+        """The set that `svdrr.geometry.parse_views` takes this for; SVDRRError as from there."""
+        parse_views(specification, (0.0, 0.0, 0.0))
+        kind, _, numbers = specification.partition(":")
+        if kind == "hemisphere":
+            return TargetViews(mode="set", view_set="hemisphere", hemisphere_count=int(numbers))
+        if kind == "sweep":
+            start, stop, step = map(float, numbers.split(":"))
+            return TargetViews(
+                mode="set", view_set="sweep", sweep_from_deg=start, sweep_to_deg=stop, sweep_step_deg=step
+            )
+        if kind == "simple":
+            return TargetViews(mode="set", view_set="simple")
+        return TargetViews(mode="set", view_set="file", file=specification)
+
     @property
     def specification(self) -> str:
         """The set as `svdrr.geometry.parse_views` takes it."""
