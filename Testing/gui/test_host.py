@@ -662,3 +662,16 @@ def test_volume_files(host: Any, tmp_path: Path) -> None:
     assert labels.GetClassName() == "vtkMRMLLabelMapVolumeNode"
     with pytest.raises(RuntimeError, match="Failed to load"):
         slicer.util.loadVolume(str(tmp_path / "none.nrrd"))
+
+
+def test_properties_of_qt_on_widgets_of_the_host(host: Any) -> None:
+    host.start()
+    import ctk
+
+    for kind in (ctk.ctkPathLineEdit, ctk.ctkSliderWidget):
+        widget = kind()
+        widget.enabled = False
+        widget.show()
+        assert (widget.visible, widget.enabled) == (True, False)
+        widget.visible = False
+        assert not widget.visible

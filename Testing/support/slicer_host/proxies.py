@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import shiboken6
-from PySide6.QtCore import QMetaObject, QObject, QTimer, SignalInstance
+from PySide6.QtCore import Property, QMetaObject, QObject, QTimer, SignalInstance
 
 from . import faults
 
@@ -257,7 +257,8 @@ def _accepts(declared: str, value: Any) -> bool:
 
 
 def _write(target: QObject, name: str, value: Any) -> bool:
-    if type(target).__module__.startswith("PySide6"):
+    if not isinstance(getattr(type(target), name, None), Property):
+        # Qt's own; as an attribute of Python, it would change nothing on a widget whose class is the host's.
         return target.setProperty(name, value)
     # A property that the host defines in Python: what its setter raises has to arrive.
     setattr(target, name, value)
