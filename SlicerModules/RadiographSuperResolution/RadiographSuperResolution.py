@@ -85,6 +85,8 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
 
     def setup(self) -> None:
         """Build the panel, when it is opened for the first time."""
+        # All that a click will need is imported now, since importing takes longer than a click may.
+        import svdrr.mrml.enhancement  # noqa: F401
         from svdrr.mrml.observations import Observations
         from svdrr.mrml.panels.backend_line import BackendLine
         from svdrr.mrml.panels.job_controls import JobControls
@@ -99,7 +101,8 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         self._comparison = SideBySide()
         self._regionObservations = Observations()
         self._backend = BackendLine(self.ui.advancedCollapsibleButton.layout(), self.onCapabilities)
-        self._controls = JobControls(self.layout, self.ui.applyButton, self.onApply, self._showState)
+        self._controls = JobControls(uiWidget.layout(), self.ui.applyButton, self.onApply, self._showState)
+        self.layout.addStretch(1)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)

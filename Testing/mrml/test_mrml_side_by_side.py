@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,9 +90,9 @@ def test_layout_and_layers(radiographs: list[Radiograph], views_of_the_applicati
 
 def test_window_and_level_are_linked(radiographs: list[Radiograph], views_of_the_application: Any) -> None:
     """Also where the source has a DICOM file's gray levels, in parts of each image's range."""
-    source = radiograph_to_node(replace(radiographs[0], provenance=None), "source")
-    slicer.util.updateVolumeFromArray(source, np.linspace(100.0, 4100.0, 54, dtype=np.float32).reshape(1, 6, 9))
+    source = slicer.util.addVolumeFromArray(np.linspace(100.0, 4100.0, 54, dtype=np.float32).reshape(1, 6, 9))
     result = radiograph_to_node(radiographs[0], "result")
+    source.GetDisplayNode().SetAutoWindowLevel(False)
     source.GetDisplayNode().SetWindowLevelMinMax(100.0, 2100.0)
     comparison = SideBySide()
     comparison.show(source, result)

@@ -17,11 +17,13 @@ from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node
 from svdrr.mrml.radiograph import (
     VOLUME,
     check_radiograph_node,
+    radiograph_image,
     radiograph_snapshot,
     radiograph_to_node,
+    show_gray_levels,
     synthetic_suffix,
 )
-from svdrr.mrml.task import Say, Steps, in_background, require_in_scene
+from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scene
 from svdrr.provenance import PREFIX
 from svdrr.radiograph import Radiograph
 from svdrr.superres.fidelity import Fidelity, data_fidelity
@@ -109,9 +111,11 @@ def enhance_steps(
     if len(results) != 1:
         raise SVDRRError(f"The backend has sent {len(results)} images for one; nothing was written.")
     result = results[0]
-    fidelity = yield from in_background(
-        lambda say: data_fidelity(result.pixels, source.pixels), "Comparing the result with the input"
-    )
+
+    def compared(say: Say) -> tuple[Fidelity, Any]:
+        return data_fidelity(result.pixels, source.pixels), radiograph_image(result)
+
+    fidelity, image = yield from in_background(compared, "Comparing the result with the input")
 
     if output is not None:
         require_in_scene(output, output_name)
@@ -121,8 +125,11 @@ def enhance_steps(
         result = replace(result, provenance=replace(result.provenance, settings=settings))
     place = place @ _shift(region)
     title = name.removesuffix(synthetic_suffix(source.provenance))
-    volume = radiograph_to_node(result, f"{title} x{scale}", output, place @ _finer(scale))
+    volume = radiograph_to_node(result, f"{title} x{scale}", output, place @ _finer(scale), image)
+    # A step of its own each, since large images take time to put into the scene and to show.
+    yield Progress("Showing the result")
     shown = _map_to_node(fidelity, f"{title} x{scale} fidelity", place, fidelity_map) if map_fidelity else None
+    yield Progress("Showing the result")
     return EnhancementNodes(volume, shown, fidelity)
 
 
@@ -203,14 +210,11 @@ def _map_to_node(fidelity: Fidelity, name: str, place: NDArray[np.float64], node
     if node is not None and not slicer.mrmlScene.IsNodePresent(node):
         node = None
     volume = output_node(VOLUME, name, node)
+    full_color_percent = max(_FULL_COLOR_AT_LEAST_PERCENT, fidelity.max_percent)
+    show_gray_levels(volume, _COLORS, full_color_percent)
     fill(volume, fidelity.difference_percent[np.newaxis], place)
     volume.SetAttribute(f"{PREFIX}MeanAbsoluteDifferencePercent", f"{fidelity.mean_percent:.4f}")
-    volume.CreateDefaultDisplayNodes()
     display = volume.GetDisplayNode()
-    display.SetAndObserveColorNodeID(_COLORS)
-    display.SetAutoWindowLevel(False)
-    full_color_percent = max(_FULL_COLOR_AT_LEAST_PERCENT, fidelity.max_percent)
-    display.SetWindowLevelMinMax(0.0, full_color_percent)
     # Where there is nothing to say, the image below is seen as it is.
     display.SetThreshold(_TRANSPARENT_PART * full_color_percent, full_color_percent)
     display.SetApplyThreshold(True)

@@ -9,6 +9,7 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from svdrr.errors import SVDRRError
 
@@ -83,11 +84,22 @@ def check_output(kind: str, node: Any | None) -> None:
         )
 
 
-def fill(node: slicer.vtkMRMLVolumeNode, array: NDArray[Any], ijk_to_ras: NDArray[np.float64]) -> None:
-    """Give a volume node a copy of the array (k, j, i) and its place in the world, free of parent transforms."""
-    # A new image: the old one may be shared with another node.
-    node.SetAndObserveImageData(None)
-    slicer.util.updateVolumeFromArray(node, array)
+def image_of(array: NDArray[Any]) -> vtk.vtkImageData:
+    """A copy of an array of scalars (k, j, i) as an image; in any thread, and others run while it is copied."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[::-1])
+    image.AllocateScalars(get_vtk_array_type(array.dtype), 1)
+    np.copyto(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(array.shape), array)
+    return image
+
+
+def fill(
+    node: slicer.vtkMRMLVolumeNode, content: NDArray[Any] | vtk.vtkImageData, ijk_to_ras: NDArray[np.float64]
+) -> None:
+    """Give a volume node a copy of an array (k, j, i), or an image of its own, and its place in the world, free of
+    parent transforms."""
+    # Always a new image: the old one may be shared with another node.
+    node.SetAndObserveImageData(content if isinstance(content, vtk.vtkImageData) else image_of(content))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijk_to_ras))
     node.SetAndObserveTransformNodeID(None)
 

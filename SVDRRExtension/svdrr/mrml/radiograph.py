@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import slicer
 import slicer.util
+import vtk
 from numpy.typing import NDArray
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, View
 from svdrr.geometry.viewsets import view_from_json, view_to_json
-from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, require_finite, voxels
+from svdrr.mrml.nodes import check_output, fill, ijk_to_world, image_of, output_node, require_finite, voxels
 from svdrr.provenance import PREFIX, Provenance
 from svdrr.radiograph import Radiograph
 
@@ -37,6 +38,7 @@ def radiograph_to_node(
     name: str,
     node: slicer.vtkMRMLScalarVolumeNode | None = None,
     ijk_to_ras: NDArray[np.float64] | None = None,
+    image: vtk.vtkImageData | None = None,
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Show a radiograph in the scene: in `node` if given (its old content goes), else in a new node.
 
@@ -45,19 +47,36 @@ def radiograph_to_node(
     puts it, or else is centered on the origin as a PA radiograph, with pixels of 1 mm if their spacing is unknown.
     The node's attributes `SVDRR.*` carry the provenance, the view (`SVDRR.View`, JSON) and the pixel spacing
     (`SVDRR.PixelSpacing`, row\\column in mm, or "unknown"); a computed image's name ends in "(synthetic)" or
-    "(DRR)". Raises SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector.
+    "(DRR)". image: what `radiograph_image` has made in another thread, where there are many pixels.
+    Raises SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector.
     """
-    check_radiograph(radiograph)
+    image = image or radiograph_image(radiograph)
     check_output(VOLUME, node)
     volume = output_node(VOLUME, name + synthetic_suffix(radiograph.provenance), node)
-    fill_with_radiograph(volume, radiograph, ijk_to_ras)
-    volume.CreateDefaultDisplayNodes()
-    display = volume.GetDisplayNode()
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, 1.0)
-    display.SetInterpolate(True)
+    show_gray_levels(volume, "vtkMRMLColorTableNodeGrey", 1.0)
+    volume.GetDisplayNode().SetInterpolate(True)
+    fill_with_radiograph(volume, radiograph, ijk_to_ras, image)
     return volume
+
+
+def radiograph_image(radiograph: Radiograph) -> vtk.vtkImageData:
+    """A copy of a radiograph's pixels, checked, as `radiograph_to_node` shows them; in any thread."""
+    check_radiograph(radiograph)
+    return image_of(radiograph.pixels[np.newaxis].astype(np.float32, copy=False))
+
+
+def show_gray_levels(volume: slicer.vtkMRMLScalarVolumeNode, colors: str, high: float) -> None:
+    """Show a volume's values from 0 to `high` in the colors of this color node.
+
+    Before it gets its image: to find a window by itself takes Slicer half a second for 4000 x 4000 pixels.
+    """
+    if volume.GetDisplayNode() is None:
+        volume.SetAndObserveImageData(None)
+        volume.CreateDefaultDisplayNodes()
+    display = volume.GetDisplayNode()
+    display.SetAndObserveColorNodeID(colors)
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, high)
 
 
 def radiograph_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Radiograph:
@@ -125,11 +144,14 @@ def synthetic_suffix(provenance: Provenance | None) -> str:
 
 
 def fill_with_radiograph(
-    node: slicer.vtkMRMLScalarVolumeNode, radiograph: Radiograph, ijk_to_ras: NDArray[np.float64] | None = None
+    node: slicer.vtkMRMLScalarVolumeNode,
+    radiograph: Radiograph,
+    ijk_to_ras: NDArray[np.float64] | None = None,
+    image: vtk.vtkImageData | None = None,
 ) -> None:
     """Pixels, place and attributes of a checked radiograph, for a node in the scene or out of it."""
     view, spacing = radiograph.view, radiograph.pixel_spacing_mm
-    pixels = radiograph.pixels[np.newaxis].astype(np.float32, copy=False)
+    pixels = image or radiograph.pixels[np.newaxis].astype(np.float32, copy=False)
     if view is None and ijk_to_ras is not None:
         fill(node, pixels, ijk_to_ras)
     else:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import ijk_to_world
 from svdrr.mrml.observations import Observations
+from svdrr.provenance import PREFIX
 
 LAYOUT = 8650
 SOURCE_VIEW, RESULT_VIEW = "SVDRRSource", "SVDRRResult"
@@ -159,8 +160,10 @@ def _slice_node(view: str) -> Any:
 
 
 def _shown_in(view: str) -> Any | None:
+    """The volume in a view's background; None, too, where it has no image, as while it gets a new one."""
     layers = _found("vtkMRMLSliceCompositeNode", view)
-    return slicer.mrmlScene.GetNodeByID(layers.GetBackgroundVolumeID() or "") if layers is not None else None
+    node = slicer.mrmlScene.GetNodeByID(layers.GetBackgroundVolumeID() or "") if layers is not None else None
+    return node if node is not None and node.GetImageData() is not None else None
 
 
 def _show_in(view: str, background: Any, foreground: Any | None, opacity: float) -> None:
@@ -219,6 +222,9 @@ def _copy_window_level(node: Any, other: Any) -> None:
 
 def _gray_range(node: Any) -> tuple[float, float]:
     """What `radiograph_from_node` maps to 0 and 1."""
+    if node.GetAttribute(f"{PREFIX}PixelSpacing"):
+        # Made by `radiograph_to_node`; looking at many pixels takes a while.
+        return 0.0, 1.0
     low, high = node.GetImageData().GetScalarRange()
     return (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
 
