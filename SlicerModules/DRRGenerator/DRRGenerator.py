@@ -130,7 +130,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._pointIndex = 0
         self._isocenterObservations = Observations()
         self._faceOn = FaceOn()
-        self._backend = BackendLine(uiWidget.layout(), lambda capabilities: self._showState())
+        self._backend = BackendLine(self.ui.backendWidget.layout(), lambda capabilities: self._showState())
         self._controls = JobControls(uiWidget.layout(), self.ui.applyButton, self.onApply, self._showState)
         self.layout.addStretch(1)
         install_synthetic_labels()
@@ -139,6 +139,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
         self.ui.beamComboBox.connect("currentIndexChanged(int)", self.onBeamMode)
         self.ui.windowComboBox.connect("currentIndexChanged(int)", self.onWindow)
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
@@ -170,7 +171,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._source.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
-        """The scene has been closed."""
+        """The scene has been closed, or another one has been read into it."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 

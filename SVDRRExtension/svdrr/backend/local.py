@@ -24,6 +24,8 @@ from svdrr.errors import SVDRRError
 START_WITHIN_S = 120.0
 STOP_WITHIN_S = 5.0
 
+# One that has ended does not come back by itself, unlike the way to another computer.
+_PATIENCE_S = 5.0
 _LOOK_S = 0.1
 _ANSWER_WITHIN_S = (1.0, 2.0)
 _MAX_LOG_BYTES = 2**20
@@ -79,7 +81,7 @@ class LocalBackend:
         try:
             self._server = self._launched(token)
             url = self._url_when_it_answers(self._server, on_progress or (lambda sentence: None))
-            self._client = BackendClient(url, token)
+            self._client = BackendClient(url, token, patience_s=_PATIENCE_S)
         except BaseException:
             self.stop()
             raise
