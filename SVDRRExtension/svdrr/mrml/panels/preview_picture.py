@@ -52,7 +52,7 @@ class PreviewPicture:
     def clear(self, sentence: str = "") -> None:
         """Show no picture but this sentence."""
         self.pause()
-        self._picture.clear()
+        self._picture.text = ""
         self._status.text = sentence
 
     def pause(self) -> None:
@@ -79,5 +79,5 @@ class PreviewPicture:
 
     def _end(self, sentence: str) -> None:
         self._wanted = ()
-        self._picture.clear()
+        self._picture.text = ""
         self._status.text = sentence
