@@ -6,7 +6,7 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slicer lint bench-drr bench-backend sample-data views-picture evaluate-demo train-demo clean
+.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel sample-data views-picture evaluate-demo train-demo clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -30,6 +30,10 @@ bench-drr: $(ENVIRONMENT) $(PEERS)
 # Flags go in BENCH_BACKEND, such as: make bench-backend BENCH_BACKEND='--quick --json FILE'
 bench-backend: $(ENVIRONMENT)
 	$(BIN)/python Testing/benchmarks/bench_backend.py $(BENCH_BACKEND)
+
+# Flags go in BENCH_PANEL, such as: make bench-panel BENCH_PANEL='--quick --json FILE'
+bench-panel: $(ENVIRONMENT)
+	$(BIN)/python Testing/benchmarks/bench_panel.py $(BENCH_PANEL)
 
 sample-data: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/sample_data.py

@@ -113,6 +113,8 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any, tmp_path: Path
     assert slicer.util.getModule("DRRGenerator").title == "DRR Generator (SVDRR)"
     assert not panel.ui.applyButton.enabled
     assert panel.ui.applyButton.toolTip == "No volume is chosen; choose a CT volume."
+    # It would show a folder of this computer.
+    panel._backend._ui.backendCollapsibleButton.collapsed = True
     picture(host, "DRRGenerator", "DRRGenerator-empty")
 
     node = slicer.util.loadVolume(str(SAMPLE))
@@ -140,6 +142,7 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any, tmp_path: Path
     panel.onPoint(41)
     host.process_events()
     assert browsers()[0].GetSelectedItemNumber() == 41
+    previewed(host, panel, panel.ui.viewNameLabel.text)
     picture(host, host.main_window, "DRRGenerator-set")
 
     folder = tmp_path / "views"
