@@ -162,7 +162,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.logic = SingleViewSynthesisLogic()
         self._comparison = SideBySide()
         self._inspector = Stepper(lambda progress: None, self._onNotInspected)
-        self._backend = BackendLine(self.ui.modelCollapsibleButton.layout(), self.onCapabilities)
+        self._backend = BackendLine(self.ui.backendWidget.layout(), self.onCapabilities)
         self._controls = JobControls(self.layout, self.ui.applyButton, self.onApply, self._showState)
         self._fillChoices()
 
@@ -203,7 +203,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self._inspector.cancel()
         self._comparison.cleanup()
         self._facts = self._inspected = None
-        self.ui.arrivedLabel.text = ""
+        _tell(self.ui.arrivedLabel, "")
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -229,7 +229,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
         self._parameterNode = parameterNode
         if self._views is not None:
-            self._views.setParameterNode(parameterNode)
+            self._views.set_parameter_node(parameterNode)
         if parameterNode is not None:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
@@ -259,7 +259,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         """Make the views."""
         if not self._backend.agreed():
             return
-        self.ui.arrivedLabel.text = ""
+        _tell(self.ui.arrivedLabel, "")
         self._controls.run(_("Making the views"), self.logic.chosenSteps(self._onNodes), self._onDone)
 
     def onCompare(self, checked: bool = False) -> None:
@@ -295,7 +295,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         if nodes.arrived == 0:
             self._show(chosen.inputVolume, nodes.prepared)
             return
-        self.ui.arrivedLabel.text = arrival(nodes)
+        _tell(self.ui.arrivedLabel, arrival(nodes))
         if nodes.arrived == 1:
             chosen.views, chosen.viewVolume = nodes.browser, nodes.volume
             chosen.truthView = chosen.scores = chosen.psnrChart = chosen.ssimChart = None
@@ -450,39 +450,45 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         return []
 
     def _showFacts(self) -> None:
-        chosen, facts, ui = self._parameterNode, self._facts, self.ui
-        unknown = facts is not None and facts.pixel_spacing_mm is None
-        ui.rowSpacingSpinBox.enabled = ui.columnSpacingSpinBox.enabled = unknown
-        for name in ("sourcePrimarySpinBox", "sourceSecondarySpinBox"):
-            getattr(ui, name).visible = getattr(ui, f"{name}Label").visible = chosen.sourceView == "angles"
-        ui.factsLabel.text = ui.invertAdviceLabel.text = ui.spacingAdviceLabel.text = ""
-        if facts is None:
-            return
-        own = _("own view {name}").format(name=facts.own_pose.label) if facts.own_pose else _("no view of its own")
-        spacing = (
-            _("pixel spacing unknown")
-            if unknown
-            else _("pixels of {0:.3g} mm x {1:.3g} mm").format(*facts.pixel_spacing_mm)
-        )
-        ui.factsLabel.text = _("{rows} x {columns} pixels, {spacing}, {own}").format(
-            rows=facts.rows, columns=facts.columns, spacing=spacing, own=own
-        )
-        if facts.looks_inverted != chosen.invert:
-            ui.invertAdviceLabel.text = (
-                _("Bone seems to be dark here: invert?")
-                if facts.looks_inverted
-                else _("Bone seems to be bright already.")
-            )
-        if unknown and chosen.rowSpacingMm == 0.0:
-            from svdrr.synthesis.preparation import ASSUMED_FILM_MM
+        """What is known of the radiograph; what is not known is asked for."""
+        from svdrr.synthesis.preparation import ASSUMED_FILM_MM
 
-            ui.spacingAdviceLabel.text = _("Unknown: the longer side is taken to measure {mm:.0f} mm.").format(
+        chosen, facts, ui = self._parameterNode, self._facts, self.ui
+        self._showRows(("sourcePrimarySpinBox", "sourceSecondarySpinBox"), chosen.sourceView == "angles")
+        unknown = facts is not None and facts.pixel_spacing_mm is None
+        self._showRows(("rowSpacingSpinBox", "columnSpacingSpinBox"), unknown)
+        size = invertAdvice = spacingAdvice = ""
+        if facts is not None:
+            size = _("{rows} x {columns} pixels, {spacing}, {own}").format(
+                rows=facts.rows,
+                columns=facts.columns,
+                spacing=_("pixel spacing unknown")
+                if unknown
+                else _("pixels of {0:.3g} mm x {1:.3g} mm").format(*facts.pixel_spacing_mm),
+                own=_("own view {name}").format(name=facts.own_pose.label)
+                if facts.own_pose
+                else _("no view of its own: taken for PA"),
+            )
+            if facts.looks_inverted and not chosen.invert:
+                invertAdvice = _("Bone seems to be dark here: invert?")
+            elif chosen.invert and not facts.looks_inverted:
+                invertAdvice = _("Bone seems to be bright already.")
+        if unknown and chosen.rowSpacingMm == 0.0:
+            spacingAdvice = _("While it is unknown, the longer side is taken to measure {mm:.0f} mm.").format(
                 mm=ASSUMED_FILM_MM
             )
+        _tell(ui.factsLabel, size)
+        _tell(ui.invertAdviceLabel, invertAdvice)
+        _tell(ui.spacingAdviceLabel, spacingAdvice)
+
+    def _showRows(self, names, shown: bool) -> None:
+        """Show widgets of forms with their labels, or hide them."""
+        for name in names:
+            getattr(self.ui, name).visible = getattr(self.ui, f"{name}Label").visible = shown
 
     def _showModel(self) -> None:
         model = (self._models or {}).get(self._parameterNode.model)
-        self.ui.modelLabel.text = "" if model is None else self.logic.modelText(model)
+        _tell(self.ui.modelLabel, "" if model is None else self.logic.modelText(model))
 
     def _showScores(self) -> None:
         """The table node's rows."""
@@ -498,8 +504,9 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         for row in range(rows):
             for column in range(columns):
                 value = table.GetTable().GetValue(row, column)
-                text = value.ToString() if value.IsString() else f"{value.ToDouble():.3f}"
+                text = value.ToString() if value.IsString() else f"{value.ToDouble():.4g}"
                 widget.setItem(row, column, qt.QTableWidgetItem(text))
+        widget.resizeColumnsToContents()
 
 
 _COMBO_BOXES = {
@@ -518,6 +525,12 @@ def _fill(combo, items) -> None:
     for text, data in items:
         combo.addItem(text, data)
     combo.blockSignals(False)
+
+
+def _tell(label, text) -> None:
+    """Show a sentence, or no label where there is none."""
+    label.text = text
+    label.visible = bool(text)
 
 
 def _choose(combo, data) -> None:

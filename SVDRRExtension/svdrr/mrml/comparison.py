@@ -130,7 +130,7 @@ def _table(scores: Sequence[ViewScore], name: str) -> Any:
         SSIM: [score.ssim for score in scores],
     }
     table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
-    table.SetUseColumnNameAsColumnHeader(True)
+    table.SetUseColumnTitleAsColumnHeader(True)
     for title, values in columns.items():
         table.AddColumn(_column(title, values))
     return table
