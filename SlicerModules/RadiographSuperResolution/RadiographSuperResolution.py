@@ -202,7 +202,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
             chosen.mapFidelity,
             chosen.fidelityMap,
         )
-        self._controls.run(_("Enlarging the radiograph"), steps, self._onEnlarged)
+        self._controls.run(_("Super-resolution of the radiograph"), steps, self._onEnlarged)
 
     def onCompare(self, checked: bool = False) -> None:
         """Show input and result side by side."""

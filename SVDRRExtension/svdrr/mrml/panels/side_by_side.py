@@ -93,9 +93,6 @@ class SideBySide:
             # In the scene, because panels share the layout.
             layout.SetAttribute(_EARLIER_LAYOUT, str(layout.GetViewArrangement()))
             layout.SetViewArrangement(LAYOUT)
-            if hasattr(slicer, "app"):
-                # The views know their sizes only then, and an image is fitted to the size.
-                slicer.app.processEvents()
 
     def _display_changed(self, display: Any, event: str) -> None:
         shown = _shown_in(SOURCE_VIEW), _shown_in(RESULT_VIEW)
