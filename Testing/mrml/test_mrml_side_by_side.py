@@ -120,6 +120,17 @@ def test_the_view_follows_a_result_that_moves(radiographs: list[Radiograph], vie
     np.testing.assert_allclose(pixel_in_view(RESULT_VIEW, result, 4.0, 2.5), [175.0, 150.0, 0.0], atol=1e-6)
 
 
+def test_the_views_follow_two_images_that_move(radiographs: list[Radiograph], views_of_the_application: Any) -> None:
+    """As the volumes of two sequences do that are browsed together."""
+    source, result = (radiograph_to_node(radiographs[0], name) for name in ("source", "result"))
+    comparison = SideBySide()
+    comparison.show(source, result)
+    for node in (source, result):
+        radiograph_to_node(radiographs[1], node.GetName(), node)
+    for view, width in ((SOURCE_VIEW, 400), (RESULT_VIEW, 350)):
+        np.testing.assert_allclose(pixel_in_view(view, source, 4.0, 2.5), [width / 2.0, 150.0, 0.0], atol=1e-6)
+
+
 def test_views_that_change_their_sizes(radiographs: list[Radiograph], views_of_the_application: Any) -> None:
     """As the application's do after the layout was chosen. What the user has zoomed into stays."""
     source, result = (radiograph_to_node(radiographs[0], name) for name in ("source", "result"))

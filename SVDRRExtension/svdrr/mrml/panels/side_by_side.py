@@ -53,7 +53,7 @@ class SideBySide:
         """Show `source` on the left and `result`, below a colored `overlay`, on the right.
 
         Row 0 is at the top, column 0 at the left. Window and level are taken from the source, and what is changed of
-        one is changed of the other, in parts of each image's range of gray levels. Where `result` moves onto another
+        one is changed of the other, in parts of each image's range of gray levels. Where an image moves onto another
         plane, as a sequence's volume does, its view follows. Two images on one plane show the same part of it. The
         images fill their views, when those change their sizes, too, until the user zooms or moves them.
         """
@@ -69,7 +69,7 @@ class SideBySide:
         self._face(RESULT_VIEW, result)
         for node in (source, result):
             self._observations.add(node.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, self._display_changed)
-        self._observations.add(result, vtk.vtkCommand.ModifiedEvent, self._result_changed)
+            self._observations.add(node, vtk.vtkCommand.ModifiedEvent, self._image_changed)
         for view in (SOURCE_VIEW, RESULT_VIEW):
             self._observations.add(_slice_node(view), vtk.vtkCommand.ModifiedEvent, self._view_changed)
 
@@ -101,9 +101,10 @@ class SideBySide:
                 _copy_window_level(node, other)
                 return
 
-    def _result_changed(self, result: Any, event: str) -> None:
-        if _shown_in(RESULT_VIEW) is result and not _is_faced(_slice_node(RESULT_VIEW), result):
-            self._face(RESULT_VIEW, result)
+    def _image_changed(self, image: Any, event: str) -> None:
+        for view in (SOURCE_VIEW, RESULT_VIEW):
+            if _shown_in(view) is image and not _is_faced(_slice_node(view), image):
+                self._face(view, image)
 
     def _view_changed(self, view: Any, event: str) -> None:
         # What was fitted while the view updated its matrices is not in them yet.
