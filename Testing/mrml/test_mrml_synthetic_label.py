@@ -16,6 +16,7 @@ from svdrr.mrml import radiograph_to_node, views_to_sequence
 from svdrr.mrml.panels.synthetic_label import SyntheticLabels, label_of
 from svdrr.provenance import SYNTHETIC_LABEL, Provenance
 from svdrr.radiograph import Radiograph
+from svdrr.superres import enhance
 
 
 @pytest.fixture
@@ -63,6 +64,10 @@ def test_what_a_view_must_say(radiographs: list[Radiograph], layers: Any) -> Non
     layers.SetBackgroundVolumeID(drr.GetID())
     assert label_of("Red") == f"{SYNTHETIC_LABEL}\nDRR (numba)\nVCDiT"
     assert label_of("Green") == ""
+    enlarged = radiograph_to_node(enhance(replace(radiographs[0], view=None), "bicubic", 2), "view")
+    layers.SetBackgroundVolumeID(enlarged.GetID())
+    layers.SetForegroundVolumeID(None)
+    assert label_of("Red") == f"{SYNTHETIC_LABEL}\nVCDiT, bicubic x2"
 
 
 def test_it_is_in_the_picture_and_goes_with_the_image(radiographs: list[Radiograph], layers: Any, window: Any) -> None:

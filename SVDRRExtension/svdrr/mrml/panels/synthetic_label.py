@@ -63,7 +63,8 @@ def label_of(view: str) -> str:
             shown.append(layers.GetForegroundVolumeID())
         for volume in (slicer.mrmlScene.GetNodeByID(one or "") for one in shown):
             if volume is not None and volume.GetAttribute(f"{PREFIX}Synthetic"):
-                lines += [volume.GetAttribute(f"{PREFIX}Synthetic"), volume.GetAttribute(f"{PREFIX}Method")]
+                made = (volume.GetAttribute(f"{PREFIX}{name}") for name in ("Method", "Enhancement"))
+                lines += [volume.GetAttribute(f"{PREFIX}Synthetic"), ", ".join(step for step in made if step)]
     return "\n".join(line for line in dict.fromkeys(lines) if line)
 
 
