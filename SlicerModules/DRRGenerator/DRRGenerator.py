@@ -252,7 +252,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if nodes.browser is None:
             return _("Rendered '{name}'.").format(name=nodes.volume.GetName())
         count = nodes.browser.GetNumberOfItems()
-        return _("Rendered {count} views into '{name}'.").format(count=count, name=nodes.browser.GetName())
+        return _("Rendered {count} view(s) into '{name}'.").format(count=count, name=nodes.browser.GetName())
 
     def _leave(self) -> None:
         self.setParameterNode(None)

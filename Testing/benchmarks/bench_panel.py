@@ -127,6 +127,7 @@ def measured(panel: Any, ct: CTVolume, moves: int) -> list[Figure]:
         Figure(name, "longest gap in the event loop", 1000.0 * host.stalls(), "ms"),
     ]
     panel.ui.primaryDegSlider.value = 0.0
+    shown(panel, "PA", WITHIN_S)
     return figures
 
 

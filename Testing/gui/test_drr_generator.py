@@ -33,7 +33,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def panel(host: Any, environment: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("SVDRR_BACKEND", str(environment))
-    host.start([FOLDER])
+    # The sample data are those of the other module.
+    host.start([MODULES / "CTTableRemoval", FOLDER])
     return host.select("DRRGenerator")
 
 
@@ -108,6 +109,7 @@ def use_server(host: Any, panel: Any, url: str, token: str = "") -> None:
 
 
 def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any, tmp_path: Path) -> None:
+    import SampleData
     import slicer
 
     assert slicer.util.getModule("DRRGenerator").title == "DRR Generator (SVDRR)"
@@ -117,7 +119,7 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any, tmp_path: Path
     panel._backend._ui.backendCollapsibleButton.collapsed = True
     picture(host, "DRRGenerator", "DRRGenerator-empty")
 
-    node = slicer.util.loadVolume(str(SAMPLE))
+    node = SampleData.SampleDataLogic().downloadSample("SVDRRPhantomCT")
     panel.ui.inputSelector.setCurrentNode(node)
     previewed(host, panel, "PA")
     panel.ui.primaryDegSlider.value = 30.0
@@ -138,7 +140,7 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any, tmp_path: Path
     begin(host, panel)
     host.wait_until(lambda: browsers() and browsers()[0].GetNumberOfItems() > 5, 60.0)
     picture(host, "DRRGenerator", "DRRGenerator-running")
-    assert finish(host, panel) == "Rendered 60 views into 'SVDRRPhantomCT (DRR) browser'."
+    assert finish(host, panel) == "Rendered 60 view(s) into 'SVDRRPhantomCT (DRR) browser'."
     panel.onPoint(41)
     host.process_events()
     assert browsers()[0].GetSelectedItemNumber() == 41
@@ -223,7 +225,7 @@ def test_views_of_a_sweep_and_of_a_file(host: Any, panel: Any, ct: Any, tmp_path
     assert hidden(ui.primaryDegSlider)
     ui.sweepFromDegSpinBox.value, ui.sweepToDegSpinBox.value, ui.sweepStepDegSpinBox.value = 0.0, 20.0, 10.0
     host.click(ui.applyButton)
-    assert "Rendered 3 views" in finish(host, panel)
+    assert "Rendered 3 view(s)" in finish(host, panel)
 
     choose(host, ui.viewSetComboBox, "file")
     assert ui.applyButton.toolTip == "Choose the file of the view set."
@@ -236,7 +238,7 @@ def test_views_of_a_sweep_and_of_a_file(host: Any, panel: Any, ct: Any, tmp_path
     panel.enter()
     host.process_events()
     host.click(ui.applyButton)
-    assert "Rendered 1 views" in finish(host, panel)
+    assert "Rendered 1 view(s)" in finish(host, panel)
     assert '"source_to_isocenter_mm": 900.0' in ui.resultSelector.currentNode().GetAttribute("SVDRR.View")
 
 
@@ -325,7 +327,7 @@ def test_the_window_stays_alive(host: Any, panel: Any, ct: Any) -> None:
     many_views(host, panel, 200)
     host.reset_stalls()
     host.click(panel.ui.applyButton)
-    assert "Rendered 200 views" in finish(host, panel)
+    assert "Rendered 200 view(s)" in finish(host, panel)
     assert host.stalls() <= LONGEST_STALL_S
 
 
@@ -345,7 +347,7 @@ def test_cancel_at_every_stage(host: Any, panel: Any, ct: Any, stage: str) -> No
     assert not added or stage == "Rendering"
     panel.ui.hemisphereCountSpinBox.value = 2
     host.click(panel.ui.applyButton)
-    assert "Rendered 2 views" in finish(host, panel)
+    assert "Rendered 2 view(s)" in finish(host, panel)
 
 
 def test_a_killed_backend(host: Any, panel: Any, ct: Any) -> None:
@@ -362,7 +364,7 @@ def test_a_killed_backend(host: Any, panel: Any, ct: Any) -> None:
     picture(host, "DRRGenerator", "DRRGenerator-error")
     panel.ui.hemisphereCountSpinBox.value = 2
     host.click(panel.ui.applyButton)
-    assert "Rendered 2 views" in finish(host, panel)
+    assert "Rendered 2 view(s)" in finish(host, panel)
 
 
 def test_no_backend(host: Any, panel: Any, ct: Any, tmp_path: Path) -> None:
@@ -434,7 +436,7 @@ def test_nodes_deleted_while_running(host: Any, panel: Any, ct: Any) -> None:
     panel.ui.hemisphereCountSpinBox.value = 300
     begin(host, panel)
     slicer.mrmlScene.RemoveNode(ct)
-    assert "Rendered 300 views" in finish(host, panel)
+    assert "Rendered 300 view(s)" in finish(host, panel)
     assert not panel.ui.applyButton.enabled
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,15 +84,11 @@ class TargetViews:
             return [CArmPose(*angles, isocenter_ras, source_to_isocenter_mm, source_to_detector_mm)]
         if self.view_set == "file" and not self.file:
             raise SVDRRError("Choose the file of the view set.")
-        poses = parse_views(self.specification, isocenter_ras)
-        if len(poses) > MAX_VIEWS:
-            raise SVDRRError(f"A set holds up to {MAX_VIEWS:,} views here, not {len(poses):,}; choose a smaller one.")
         if self.view_set == "file":
+            poses = parse_views(self.file, isocenter_ras)
+            _require_few(len(poses))
             return poses
-        return [
-            replace(pose, source_to_isocenter_mm=source_to_isocenter_mm, source_to_detector_mm=source_to_detector_mm)
-            for pose in poses
-        ]
+        return list(_set_poses(self.specification, isocenter_ras, source_to_isocenter_mm, source_to_detector_mm))
 
     def reasons(self) -> list[str]:
         """Why there are no such views, a sentence each."""
@@ -100,6 +97,24 @@ class TargetViews:
         except SVDRRError as error:
             return [str(error)]
         return []
+
+
+# A panel asks several times at each change, and 2,000 poses take a tenth of a second.
+@lru_cache(maxsize=4)
+def _set_poses(
+    specification: str, isocenter_ras: Isocenter, source_to_isocenter_mm: float, source_to_detector_mm: float
+) -> tuple[CArmPose, ...]:
+    poses = parse_views(specification, isocenter_ras)
+    _require_few(len(poses))
+    return tuple(
+        replace(pose, source_to_isocenter_mm=source_to_isocenter_mm, source_to_detector_mm=source_to_detector_mm)
+        for pose in poses
+    )
+
+
+def _require_few(count: int) -> None:
+    if count > MAX_VIEWS:
+        raise SVDRRError(f"A set holds up to {MAX_VIEWS:,} views here, not {count:,}; choose a smaller one.")
 
 
 def camera_angles(camera: Any) -> tuple[float, float]:

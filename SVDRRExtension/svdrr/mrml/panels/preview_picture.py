@@ -41,9 +41,13 @@ class PreviewPicture:
         if reasons:
             self.clear(reasons[0])
             return
-        wanted = (node.GetID(), node.GetImageData().GetMTime(), node.GetMTime(), pose, settings, choice)
+        ct = node.GetID(), node.GetImageData().GetMTime(), node.GetMTime()
+        wanted = (ct, pose, settings, choice)
         if wanted == self._wanted:
             return
+        if self._wanted and ct != self._wanted[0]:
+            # It may take a while until there is a picture of another CT.
+            self.clear()
         self._wanted = wanted
         self._preview.want(node, pose, settings, choice)
         if not self._stepper.running:
@@ -52,7 +56,7 @@ class PreviewPicture:
     def clear(self, sentence: str = "") -> None:
         """Show no picture but this sentence."""
         self.pause()
-        self._picture.text = ""
+        self._picture.pixmap = qt.QPixmap()
         self._status.text = sentence
 
     def pause(self) -> None:
@@ -79,5 +83,5 @@ class PreviewPicture:
 
     def _end(self, sentence: str) -> None:
         self._wanted = ()
-        self._picture.text = ""
+        self._picture.pixmap = qt.QPixmap()
         self._status.text = sentence
