@@ -34,7 +34,7 @@ class RadiographSuperResolution(ScriptedLoadableModule):
             '<a href="https://github.com/SVDRR/SVDRR/blob/main/Docs/RadiographSuperResolution.md">Tutorial</a>'
         )
         self.parent.acknowledgementText = _("Part of SVDRR.")
-        slicer.app.connect("startupCompleted()", label_synthetic_images)
+        slicer.app.connect("startupCompleted()", prepare_views)
 
 
 def find_library() -> None:
@@ -44,11 +44,13 @@ def find_library() -> None:
         sys.path.append(str(library))
 
 
-def label_synthetic_images() -> None:
-    """Have every slice view say so that shows a computed image, also of a scene that is opened later."""
+def prepare_views() -> None:
+    """Have every slice view that shows a computed image say so, and scenes that were saved in a comparison open."""
+    from svdrr.mrml.panels.side_by_side import register_layout
     from svdrr.mrml.panels.synthetic_label import install_synthetic_labels
 
     install_synthetic_labels()
+    register_layout()
 
 
 @parameterNodeWrapper
@@ -106,6 +108,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
         self.ui.drawRegionButton.connect("clicked(bool)", self.onDrawRegion)
         self.ui.methodComboBox.connect("currentIndexChanged(int)", self.onMethodChosen)
         self.ui.scaleComboBox.connect("currentIndexChanged(int)", self.onScaleChosen)
@@ -137,7 +140,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
-        """The scene has been closed."""
+        """The scene has been closed, or another one has been read into it."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 

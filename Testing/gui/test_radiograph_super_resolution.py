@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from backend_environment import write_backend_environment
 from fake_backends import CAPABILITIES, capable, site
-from panels import LONGEST_STALL_S, MODULES, picture, status
+from panels import LONGEST_STALL_S, MODULES, ROOT, picture, status
 
 MODULE = "RadiographSuperResolution"
 SAMPLE = MODULES / "SingleViewSynthesis" / "Resources" / "SampleData" / "SVDRRPhantomRadiograph.mrb"
@@ -321,7 +322,6 @@ def test_choices_survive_saving_and_loading(host: Any, panel: Any, tmp_path: Pat
     assert panel.ui.methodComboBox.currentIndex == 1
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     host.process_events()
-    panel.initializeParameterNode()
     assert panel._parameterNode.method == "bicubic"
     assert (panel.ui.methodComboBox.currentIndex, panel.ui.scaleComboBox.currentIndex) == (0, 1)
     assert not panel.ui.fidelityCheckBox.checked
@@ -345,6 +345,18 @@ def test_several_scenes_leave_nothing_behind(host: Any, panel: Any) -> None:
         host.close_scene()
     gc.collect()
     assert host.leaks() == {}
+
+
+def test_the_tutorial_s_console(host: Any, panel: Any) -> None:
+    import slicer
+
+    slicer.util.loadScene(str(SAMPLE))
+    console: dict[str, Any] = {"getNode": slicer.util.getNode}
+    text = (ROOT / "Docs" / f"{MODULE}.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, console)
+    assert slicer.util.arrayFromVolume(console["larger"]).shape == (1, 1024, 1024)
+    assert slicer.util.arrayFromVolume(console["nodes"].volume).shape == (1, 800, 640)
 
 
 def test_the_self_test(host: Any, panel: Any) -> None:

@@ -211,8 +211,9 @@ def _map_to_node(fidelity: Fidelity, name: str, place: NDArray[np.float64], node
         node = None
     volume = output_node(VOLUME, name, node)
     full_color_percent = max(_FULL_COLOR_AT_LEAST_PERCENT, fidelity.max_percent)
-    show_gray_levels(volume, _COLORS, full_color_percent)
-    fill(volume, fidelity.difference_percent[np.newaxis], place)
+    with slicer.util.NodeModify(volume):
+        show_gray_levels(volume, _COLORS, full_color_percent)
+        fill(volume, fidelity.difference_percent[np.newaxis], place)
     volume.SetAttribute(f"{PREFIX}MeanAbsoluteDifferencePercent", f"{fidelity.mean_percent:.4f}")
     display = volume.GetDisplayNode()
     # Where there is nothing to say, the image below is seen as it is.

@@ -53,9 +53,11 @@ def radiograph_to_node(
     image = image or radiograph_image(radiograph)
     check_output(VOLUME, node)
     volume = output_node(VOLUME, name + synthetic_suffix(radiograph.provenance), node)
-    show_gray_levels(volume, "vtkMRMLColorTableNodeGrey", 1.0)
-    volume.GetDisplayNode().SetInterpolate(True)
-    fill_with_radiograph(volume, radiograph, ijk_to_ras, image)
+    # Views that show it already are told once, not of every line.
+    with slicer.util.NodeModify(volume):
+        show_gray_levels(volume, "vtkMRMLColorTableNodeGrey", 1.0)
+        volume.GetDisplayNode().SetInterpolate(True)
+        fill_with_radiograph(volume, radiograph, ijk_to_ras, image)
     return volume
 
 

@@ -86,9 +86,8 @@ class SideBySide:
         self._observations.remove_all()
 
     def _set_layout(self) -> None:
+        register_layout()
         layout = _layout_node()
-        if not layout.IsLayoutDescription(LAYOUT):
-            layout.AddLayoutDescription(LAYOUT, _LAYOUT_XML)
         if layout.GetViewArrangement() != LAYOUT:
             # In the scene, because panels share the layout.
             layout.SetAttribute(_EARLIER_LAYOUT, str(layout.GetViewArrangement()))
@@ -137,6 +136,13 @@ class SideBySide:
         self._fitted[view.GetLayoutName()] = fit
         view.SetXYZOrigin(0.0, 0.0, 0.0)
         view.SetFieldOfView(*fit.field_of_view_mm, 1.0)
+
+
+def register_layout() -> None:
+    """Make the comparison layout known to the application, where it has views at all; scenes may ask for it."""
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is not None and not layout.IsLayoutDescription(LAYOUT):
+        layout.AddLayoutDescription(LAYOUT, _LAYOUT_XML)
 
 
 def _layout_node() -> Any:

@@ -22,9 +22,10 @@ _labels: SyntheticLabels | None = None
 def install_synthetic_labels() -> None:
     """Label the application's slice views from now on, those of later layouts too; once is enough for all modules."""
     global _labels
-    if _labels is None:
+    manager = slicer.app.layoutManager()
+    # There is none where Slicer runs without its window.
+    if _labels is None and manager is not None:
         _labels = SyntheticLabels()
-        manager = slicer.app.layoutManager()
         _label_views()
         manager.connect("layoutChanged(int)", _label_views)
         slicer.app.connect("aboutToQuit()", remove_synthetic_labels)
