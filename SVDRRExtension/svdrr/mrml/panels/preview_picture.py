@@ -74,7 +74,9 @@ class PreviewPicture:
         pixmap.loadFromData(picture(radiograph))
         self._picture.pixmap = pixmap.scaled(_SHOWN_PIXELS, _SHOWN_PIXELS)
         assert radiograph.view is not None
-        self._status.text = _("Preview: {label}. Computed from the CT (DRR).").format(label=radiograph.view.pose.label)
+        self._status.text = _("Preview: {label}. SYNTHETIC, not for diagnosis: a DRR of the CT.").format(
+            label=radiograph.view.pose.label
+        )
 
     def _say(self, progress: Progress) -> None:
         # Once there is a picture, previews are quicker than anyone reads.
