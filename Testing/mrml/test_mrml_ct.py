@@ -12,6 +12,7 @@ import vtk
 
 from svdrr.ct import CTVolume
 from svdrr.errors import SVDRRError
+from svdrr.mrml import ct as ct_module
 from svdrr.mrml import ct_from_node, ct_to_node, masks_to_segmentation
 
 
@@ -171,3 +172,13 @@ def test_mask_of_another_shape_is_refused(ct: CTVolume, nodes: Any) -> None:
     with pytest.raises(SVDRRError, match="mask 'body' has shape"):
         masks_to_segmentation({"body": np.zeros((2, 2, 2), bool)}, reference, "parts")
     assert nodes() == before
+
+
+def test_a_large_volume_is_checked_where_it_does_not_delay_anyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = slicer.util.addVolumeFromArray(np.full((4, 5, 6), 300, np.int16), name="MR")
+    with pytest.raises(SVDRRError, match="'MR' is not in Hounsfield units"):
+        ct_module.check_ct_node(node)
+    monkeypatch.setattr(ct_module, "_QUICK_VOXELS", 100)
+    ct_module.check_ct_node(node)
+    with pytest.raises(SVDRRError, match="'MR' is not in Hounsfield units"):
+        ct_module.ct_from_node(node)

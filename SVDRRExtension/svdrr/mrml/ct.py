@@ -19,6 +19,7 @@ from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node, requ
 
 _VOLUME = "vtkMRMLScalarVolumeNode"
 _SEGMENTATION = "vtkMRMLSegmentationNode"
+_QUICK_VOXELS = 2**23
 
 
 def ct_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> CTVolume:
@@ -49,9 +50,11 @@ def ct_snapshot(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], CTVolume]:
 
 def check_ct_node(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Raise what `ct_from_node` would raise, as far as that can be told at once."""
-    _placed_voxels(node)
-    low, high = node.GetImageData().GetScalarRange()
-    check_hounsfield_range(low, high, f"'{node.GetName()}'")
+    array, _ = _placed_voxels(node)
+    # Of more voxels, finding the range takes longer than a panel may stand still.
+    if array.size <= _QUICK_VOXELS:
+        low, high = node.GetImageData().GetScalarRange()
+        check_hounsfield_range(low, high, f"'{node.GetName()}'")
 
 
 def _placed_voxels(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[NDArray[Any], NDArray[np.float64]]:
