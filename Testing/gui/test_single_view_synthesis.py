@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from backend_environment import write_backend_environment
+from fake_backends import capable, site
 from panels import LONGEST_STALL_S, MODULES, picture, status
 
 FOLDER = MODULES / "SingleViewSynthesis"
@@ -277,6 +278,25 @@ def test_no_backend(host: Any, panel: Any, tmp_path: Path) -> None:
     host.process_events()
     assert "Set up the backend on this computer" in panel.ui.applyButton.toolTip
     assert not panel.ui.applyButton.enabled
+
+
+@pytest.mark.parametrize(("answers", "sentence"), [(True, "token"), (False, "127.0.0.1:9")])
+def test_a_backend_that_does_not_let_in(host: Any, ready: Any, answers: bool, sentence: str) -> None:
+    line = ready._backend._ui
+    with site(capable({"models": [MODEL]}, token="right")) as server:
+        line.backendWhereComboBox.currentIndex = 1
+        line.backendUrlLineEdit.text = server.url if answers else "http://127.0.0.1:9"
+        line.backendTokenLineEdit.text = "wrong"
+        line.backendUrlLineEdit.editingFinished.emit()
+        host.click(line.backendTestButton)
+        host.wait_until(lambda: sentence in line.backendStateLabel.text, 60.0)
+        assert "Click 'Test connection'" in ready.ui.applyButton.toolTip
+        # As if it had let in before.
+        ready.onCapabilities({"models": [MODEL]})
+        host.click(ready.ui.applyButton)
+        assert sentence in finish(host, ready)
+    assert not browsers()
+    assert ready.ui.applyButton.enabled
 
 
 def test_consent_before_anything_goes_to_another_computer(

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pydicom
 import pytest
+import SimpleITK as sitk
 import slicer
 import slicer.util
 from backend_environment import write_backend_environment
+from pydicom.data import get_testdata_file
 
 from svdrr.backend.client import BackendClient
 from svdrr.ct import CTVolume
@@ -149,6 +152,22 @@ def test_what_shows_of_a_radiograph(film: Any, drr: Any) -> None:
     assert of_drr.own_pose == CArmPose(isocenter_ras=ISOCENTER)
     assert not of_drr.looks_inverted
     assert of_drr.margins == (0, 0, 0, 0)
+
+
+def test_the_real_radiograph_needs_no_inversion_and_states_no_spacing(scene: Any) -> None:
+    """A MONOCHROME1 file as Slicer loads it, inverted once, and as it would be if nobody had inverted it."""
+    path = get_testdata_file("RG1_UNCI.dcm")
+    assert path is not None
+    image = sitk.ReadImage(path)
+    loaded = slicer.util.addVolumeFromArray(sitk.GetArrayFromImage(image), name="CR")
+    facts = wait(inspection_steps(loaded, Preparation()))
+    assert (facts.rows, facts.columns) == (1955, 1841)
+    assert facts.pixel_spacing_mm is None
+    assert not facts.looks_inverted
+    stored = slicer.util.addVolumeFromArray(pydicom.dcmread(path).pixel_array[np.newaxis], name="stored")
+    assert wait(inspection_steps(stored, Preparation())).looks_inverted
+    # Half a turn changes nothing about that.
+    assert wait(inspection_steps(stored, Preparation(quarter_turns=2, flip=True))).looks_inverted
 
 
 def test_a_truth_is_rendered_beside_and_scored(drr: Any, ct: CTVolume, choice: BackendChoice) -> None:
