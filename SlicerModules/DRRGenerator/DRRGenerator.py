@@ -128,6 +128,11 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._preview = PreviewPicture(self.ui.previewPictureLabel, self.ui.previewStatusLabel, self._source)
         self._beam = BeamDisplay(self.onPoint)
         self._pointIndex = 0
+        # Drawing adds and removes nodes, which it must not while Slicer's own widgets deal with others: a node selector
+        # that changes within a scene's import, say. So it waits for the event loop, and is done once for many changes.
+        self._drawing = qt.QTimer()
+        self._drawing.setSingleShot(True)
+        self._drawing.connect("timeout()", self._showView)
         self._isocenterObservations = Observations()
         self._faceOn = FaceOn()
         self._backend = BackendLine(self.ui.backendWidget.layout(), lambda capabilities: self._showState())
@@ -256,6 +261,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _leave(self) -> None:
         self.setParameterNode(None)
+        self._drawing.stop()
         self._isocenterObservations.remove_all()
         self._preview.cleanup()
         self._beam.remove()
@@ -285,11 +291,14 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             getattr(self.ui, name).visible = getattr(self.ui, f"{name}Label").visible = shown
         self.ui.photonsSpinBox.enabled = self.ui.photonsSpinBoxLabel.enabled = chosen.noise
         self._observeIsocenter()
-        self._showView(reasons)
+        self._viewReasons = reasons
+        self._drawing.start(0)
 
-    def _showView(self, reasons: list[str]) -> None:
+    def _showView(self) -> None:
         """The one view that the preview and the beam are about."""
-        chosen = self._parameterNode
+        chosen, reasons = self._parameterNode, self._viewReasons
+        if chosen is None:
+            return
         if reasons:
             self._beam.remove()
             self._preview.clear(reasons[0])
