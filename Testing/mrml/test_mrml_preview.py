@@ -90,6 +90,22 @@ def test_a_preview_that_fails_says_why_and_the_next_works(node: Any, choice: Bac
     preview.close()
 
 
+def test_a_backend_that_has_ended_is_started_again(node: Any, choice: BackendChoice) -> None:
+    preview = LivePreview(CTSource())
+    seen: list[Radiograph] = []
+    for number in range(2):
+        preview.want(node, CArmPose(float(number), 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
+        wait(preview.steps(seen.append))
+    stop_local_backends()
+    preview.want(node, CArmPose(9.0, 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
+    with pytest.raises(SVDRRError, match="No server runs at"):
+        wait(preview.steps(seen.append))
+    preview.want(node, CArmPose(9.0, 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
+    wait(preview.steps(seen.append))
+    assert len(seen) == 3
+    preview.close()
+
+
 def test_a_picture_is_a_gray_map() -> None:
     pixels = np.array([[0.0, 0.5, 1.0], [0.25, 0.75, 0.1]], np.float32)
     assert picture(Radiograph(pixels)) == b"P5 3 2 255\n" + bytes([0, 128, 255, 64, 191, 26])

@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 
-from svdrr.backend.client import ArrivedView, RunningJob
+from svdrr.backend.client import ArrivedView, BackendClient, RunningJob
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose
 from svdrr.mrml.backend import BackendChoice, client_of
@@ -38,6 +38,7 @@ class LivePreview:
         self._source = source
         self._wanted: _Wanted | None = None
         self._held: RunningJob | None = None
+        self._client: tuple[BackendChoice, BackendClient] | None = None
 
     def want(
         self, node: slicer.vtkMRMLScalarVolumeNode, pose: CArmPose, settings: DRRSettings, choice: BackendChoice
@@ -54,13 +55,16 @@ class LivePreview:
         """Steps that render until nothing is wanted any more. SVDRRError with the reason if that fails."""
         while self._wanted is not None:
             wanted, self._wanted = self._wanted, None
-            client = yield from client_of(wanted.choice)
+            client = yield from self._client_of(wanted.choice)
             request = wanted.settings.request((yield from self._source.steps(wanted.node)), [wanted.pose])
             job = client.start(request, hold=True)
             # Not before: with its last job the backend would drop the pixels.
             before, self._held = self._held, job
             try:
                 yield from _take(job, on_view)
+            except SVDRRError:
+                self._client = None
+                raise
             finally:
                 if before is not None:
                     before.cancel()
@@ -69,10 +73,16 @@ class LivePreview:
 
     def close(self) -> None:
         """Want nothing any more, and have the backend forget the CT."""
-        self._wanted = None
+        self._wanted = self._client = None
         held, self._held = self._held, None
         if held is not None:
             held.cancel()
+
+    def _client_of(self, choice: BackendChoice) -> Steps[BackendClient]:
+        """Kept from preview to preview, because each step of the way to it is a part of what a preview may take."""
+        if self._client is None or self._client[0] != choice:
+            self._client = choice, (yield from client_of(choice))
+        return self._client[1]
 
 
 def _take(job: RunningJob, on_view: Callable[[Radiograph], None]) -> Steps[None]:
