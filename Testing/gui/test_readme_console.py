@@ -27,12 +27,12 @@ def test_there_is_one_for_each_module() -> None:
 
 @pytest.mark.usefixtures("backend_environment")
 def test_they_run(host: Any) -> None:
+    host.start([MODULES / name for name in NAMES])
     import SampleData
     import slicer
 
     from svdrr.mrml import ct_to_node
 
-    host.start([MODULES / name for name in NAMES])
     ct_to_node(thorax_phantom(3, ThoraxOptions(table=True, spacing_mm=5.0)).ct, "CT")
     SampleData.SampleDataLogic().downloadSample("SVDRRPhantomRadiograph")
     (radiograph,) = [one for one in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if one.GetName() != "CT"]
