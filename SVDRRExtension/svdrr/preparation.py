@@ -80,7 +80,8 @@ def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:
     spacing = (spacing[::-1] if turned else spacing) if spacing else preparation.pixel_spacing_mm
     view = None
     if spacing is not None:
-        view = View(source_pose(radiograph, preparation), Detector(*pixels.shape, spacing))
+        rows, columns = pixels.shape
+        view = View(source_pose(radiograph, preparation), Detector(rows, columns, spacing))
     pixels = np.ascontiguousarray(pixels, np.float32)
     return Radiograph(pixels, spacing, view, _provenance(radiograph.provenance, preparation))
 
