@@ -185,7 +185,7 @@ def test_a_killed_backend(host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch
     for process in psutil.Process().children(recursive=True):
         if process not in others:
             process.kill()
-    assert "127.0.0.1" in finish(host, panel)
+    assert finish(host, panel) == "The backend on this computer has ended; the next job starts it again."
     assert node_ids() == before
     panel._backend._ui.backendCollapsibleButton.collapsed = True
     picture(host, MODULE, f"{MODULE}-error")

@@ -22,7 +22,7 @@ def examples() -> list[str]:
 
 def test_there_is_one_for_each_module() -> None:
     assert [re.match(r"from (\w+) import", example)[1] for example in examples()] == list(NAMES)  # type: ignore[index]
-    assert all(len(example.splitlines()) <= 2 for example in examples())
+    assert all(len(example.split("\n\n")) == 2 and len(example.splitlines()) == 3 for example in examples())
 
 
 @pytest.mark.usefixtures("backend_environment")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import slicer
 
-from svdrr.backend.client import ArrivedView, BackendClient
+from svdrr.backend.client import ArrivedView, BackendClient, RunningJob
 from svdrr.backend.environment import BackendEnvironment
 from svdrr.backend.local import LocalBackend
 from svdrr.backend.request import Request
@@ -27,6 +27,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # One for each environment and as long as the application lives, since every panel shares it.
 _local_backends: dict[Path, LocalBackend] = {}
 _starting = threading.Lock()
+_local_urls: set[str] = set()
 # Without an application there are no settings that last.
 _session_settings: dict[str, str] = {}
 
@@ -94,7 +95,9 @@ def client_of(choice: BackendChoice, sends_images: bool = True) -> Steps[Backend
 
         def start(say: Say) -> BackendClient:
             with _starting:
-                return backend.start(lambda sentence: say(starting))
+                client = backend.start(lambda sentence: say(starting))
+                _local_urls.add(client.url)
+                return client
 
         return (yield from in_background(start, starting.stage))
     if sends_images and not uploads_allowed(choice):
@@ -130,8 +133,17 @@ def follow(client: BackendClient, request: Request, on_view: Callable[[ArrivedVi
             yield progress
     finally:
         job.cancel()
-    if job.error:
-        raise SVDRRError(job.error)
+    require_success(client, job)
+
+
+def require_success(client: BackendClient, job: RunningJob) -> None:
+    """SVDRRError with the reason if the job, which has ended, failed."""
+    if not job.error:
+        return
+    # Where a user has not started a server by hand, advice to do so would be odd.
+    if client.url in _local_urls and not any(backend.running for backend in _local_backends.values()):
+        raise SVDRRError("The backend on this computer has ended; the next job starts it again.")
+    raise SVDRRError(job.error)
 
 
 def _local_backend(folder: Path) -> LocalBackend:

@@ -62,8 +62,8 @@ def comparison_steps(
     ct_node: slicer.vtkMRMLScalarVolumeNode,
     choice: BackendChoice | None = None,
 ) -> Steps[ComparisonNodes]:
-    """Steps that render a CT with the pose and the detector of every view, in the gray scale that models know, and
-    score the views against that, after `svdrr.evaluation.metrics`.
+    """Steps that render a CT without its table, with the pose and the detector of every view and in the gray scale that
+    models know, and score the views against that, after `svdrr.evaluation.metrics`.
 
     The true DRRs become a second sequence of the browser. choice: of the backend that renders, by default the user's.
     SVDRRError before anything is sent for what is no sequence of views or no CT, and for poses that miss the CT.
@@ -82,7 +82,8 @@ def comparison_steps(
     def request(say: Say) -> Request:
         ct, poses, detector = read_ct(), [view.pose for view in placed], placed[0].detector
         require_in_view(ct.corners_ras, poses, detector)
-        return render_request(ct, poses, detector)
+        # A radiograph shows no table, or not this one.
+        return render_request(ct, poses, detector, remove_table=True)
 
     rendering = yield from in_background(request, "Reading the CT")
     client = yield from client_of(choice or chosen_backend())

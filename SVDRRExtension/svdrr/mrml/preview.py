@@ -11,7 +11,7 @@ import slicer
 from svdrr.backend.client import ArrivedView, BackendClient, RunningJob
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose
-from svdrr.mrml.backend import BackendChoice, client_of
+from svdrr.mrml.backend import BackendChoice, client_of, require_success
 from svdrr.mrml.drr import CTSource, DRRSettings
 from svdrr.mrml.task import Progress, Steps
 from svdrr.radiograph import Radiograph
@@ -61,7 +61,7 @@ class LivePreview:
             # Not before: with its last job the backend would drop the pixels.
             before, self._held = self._held, job
             try:
-                yield from _take(job, on_view)
+                yield from _take(client, job, on_view)
             except SVDRRError:
                 self._client = None
                 raise
@@ -85,7 +85,7 @@ class LivePreview:
         return self._client[1]
 
 
-def _take(job: RunningJob, on_view: Callable[[Radiograph], None]) -> Steps[None]:
+def _take(client: BackendClient, job: RunningJob, on_view: Callable[[Radiograph], None]) -> Steps[None]:
     progress = Progress("Rendering the preview")
     while not job.finished:
         for event in job.poll():
@@ -94,8 +94,7 @@ def _take(job: RunningJob, on_view: Callable[[Radiograph], None]) -> Steps[None]
             else:
                 progress = Progress.of_job(event)
         yield progress
-    if job.error:
-        raise SVDRRError(job.error)
+    require_success(client, job)
 
 
 def picture(radiograph: Radiograph) -> bytes:
