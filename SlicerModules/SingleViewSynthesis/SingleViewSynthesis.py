@@ -163,7 +163,8 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self._comparison = SideBySide()
         self._inspector = Stepper(lambda progress: None, self._onNotInspected)
         self._backend = BackendLine(self.ui.backendWidget.layout(), self.onCapabilities)
-        self._controls = JobControls(self.layout, self.ui.applyButton, self.onApply, self._showState)
+        self._controls = JobControls(uiWidget.layout(), self.ui.applyButton, self.onApply, self._showState)
+        self.layout.addStretch(1)
         self._fillChoices()
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -190,8 +191,9 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.removeObservers()
 
     def enter(self) -> None:
-        """The panel is shown."""
+        """The panel is shown. Its models are those of the backend, which is asked without being sent anything."""
         self.initializeParameterNode()
+        self._backend.ask_first()
 
     def exit(self) -> None:
         """Another panel is shown. What runs goes on."""

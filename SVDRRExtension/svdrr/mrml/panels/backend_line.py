@@ -46,6 +46,7 @@ class BackendLine:
         layout.addWidget(self._widget)
         self._ui = ui = slicer.util.childWidgetVariables(self._widget)
         self._on_capabilities = on_capabilities
+        self._has_been_asked = False
         self._stepper = Stepper(lambda progress: self._state(_YELLOW, progress.stage), self._failed)
         self._read_settings()
         ui.backendWhereComboBox.connect("currentIndexChanged(int)", self._edited)
@@ -96,7 +97,13 @@ class BackendLine:
 
     def ask(self) -> None:
         """Start or ask the backend, and show what it says; waits for nothing."""
+        self._has_been_asked = True
         self._stepper.start(_asked(self.choice), self._answered)
+
+    def ask_first(self) -> None:
+        """Ask a backend that has not been asked since it was chosen, if there is one to ask."""
+        if not self._has_been_asked and not self.reasons():
+            self.ask()
 
     def cleanup(self) -> None:
         """End what runs, because the panel goes."""
@@ -113,6 +120,7 @@ class BackendLine:
 
     def _edited(self, *_: Any) -> None:
         choose_backend(self.choice)
+        self._has_been_asked = False
         self._stepper.cancel()
         self._show_kind()
         self._on_capabilities(None)
