@@ -24,7 +24,7 @@ from svdrr.mrml.ct import check_ct_node, ct_snapshot
 from svdrr.mrml.markups import markups_on_view, project_markups
 from svdrr.mrml.nodes import check_output, ijk_to_world, remove
 from svdrr.mrml.radiograph import VOLUME, radiograph_snapshot, radiograph_to_node
-from svdrr.mrml.sequence import GrowingSequence
+from svdrr.mrml.sequence import GrowingSequence, in_order
 from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scene
 from svdrr.radiograph import Radiograph
 
@@ -168,7 +168,7 @@ def render_steps(
     request = settings.request((yield from (source or CTSource()).steps(node)), poses)
     if sequence:
         growing = GrowingSequence(name)
-        yield from follow(client, request, _in_order(growing.append))
+        yield from follow(client, request, in_order(growing.append))
         nodes = DRRNodes(growing.proxy, growing.browser)
     else:
         arrived: list[Any] = []
@@ -221,21 +221,6 @@ def _export(reads: Sequence[Callable[[], Radiograph]], folder: Path, say: Say) -
             entries.append(write_view(written, number, radiograph))
         (written / "views.json").write_text(views_document(entries), encoding="utf-8")
     return len(radiographs)
-
-
-def _in_order(append: Callable[[Radiograph], None]) -> Callable[[ArrivedView], None]:
-    """Passes views on in the order of their poses: one that comes early, after a worker was lost, waits."""
-    waiting: dict[int, Radiograph] = {}
-    following = 0
-
-    def take(view: ArrivedView) -> None:
-        nonlocal following
-        waiting[view.index] = view.radiograph
-        while following in waiting:
-            append(waiting.pop(following))
-            following += 1
-
-    return take
 
 
 def _projection_steps(markups: Any, views: Sequence[View], nodes: DRRNodes) -> Steps[Any]:

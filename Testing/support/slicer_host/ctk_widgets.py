@@ -65,7 +65,7 @@ class ctkCollapsibleButton(QAbstractButton):
         self.toggled.connect(lambda checked: self._collapse(not checked))
 
     def _header_size(self) -> QSize:
-        metrics = self.fontMetrics().size(Qt.TextFlag.TextShowMnemonic, self.text() or "XXXX")
+        metrics = self.fontMetrics().size(Qt.TextFlag.TextShowMnemonic, self.text() or "Wide")
         option = QStyleOptionButton()
         option.initFrom(self)
         return self.style().sizeFromContents(

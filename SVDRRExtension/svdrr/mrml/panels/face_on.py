@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import slicer
 import slicer.util
 import vtk
 
-from svdrr.mrml.nodes import ijk_to_world
 from svdrr.mrml.observations import Observations
+from svdrr.mrml.slice_views import fit_into, image_size_mm, is_faced, of_view, slice_to_ras
 
 VIEW = "Red"
 
@@ -27,42 +26,30 @@ class FaceOn:
     def show(self, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
         """Show the whole of this volume from now on."""
         self._observations.remove_all()
-        layers = _of_view("vtkMRMLSliceCompositeNode")
+        layers = of_view("vtkMRMLSliceCompositeNode", VIEW)
         if layers is None:
             return
         layers.SetBackgroundVolumeID(volume.GetID())
         layers.SetForegroundVolumeID(None)
         layers.SetLabelVolumeID(None)
         self._face(volume)
-        self._observations.add(volume, vtk.vtkCommand.ModifiedEvent, lambda moved, event: self._face(moved))
+        self._observations.add(volume, vtk.vtkCommand.ModifiedEvent, self._moved)
 
     def cleanup(self) -> None:
         """Follow nothing any more; the slice view stays as it is."""
         self._observations.remove_all()
 
+    def _moved(self, volume: Any, event: str) -> None:
+        view = of_view("vtkMRMLSliceNode", VIEW)
+        if view is not None and volume.GetImageData() is not None and not is_faced(view, volume):
+            self._face(volume)
+
     def _face(self, volume: Any) -> None:
-        layers, view = _of_view("vtkMRMLSliceCompositeNode"), _of_view("vtkMRMLSliceNode")
+        layers, view = of_view("vtkMRMLSliceCompositeNode", VIEW), of_view("vtkMRMLSliceNode", VIEW)
         # The user may have chosen another image since.
         if layers is None or view is None or layers.GetBackgroundVolumeID() != volume.GetID():
             return
-        matrix = ijk_to_world(volume)
-        columns, rows, _ = volume.GetImageData().GetDimensions()
-        width_mm, height_mm = np.linalg.norm(matrix[:3, :2], axis=0) * [columns, rows]
-        right, up = matrix[:3, 0] / width_mm * columns, -matrix[:3, 1] / height_mm * rows
-        slice_to_ras = np.eye(4)
-        slice_to_ras[:3, :3] = np.column_stack([right, up, np.cross(right, up)])
-        slice_to_ras[:3, 3] = (matrix @ [(columns - 1) / 2.0, (rows - 1) / 2.0, 0.0, 1.0])[:3]
-        if np.allclose(slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS()), slice_to_ras, atol=1e-4):
-            return
-        view_columns, view_rows, _ = view.GetDimensions()
-        mm_per_pixel = max(width_mm / view_columns, height_mm / view_rows)
         with slicer.util.NodeModify(view):
-            view.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras))
-            view.SetXYZOrigin(0.0, 0.0, 0.0)
-            view.SetFieldOfView(mm_per_pixel * view_columns, mm_per_pixel * view_rows, 1.0)
+            view.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras(volume)))
+            fit_into(view, image_size_mm(volume))
             view.UpdateMatrices()
-
-
-def _of_view(kind: str) -> Any:
-    nodes = slicer.util.getNodesByClass(kind)
-    return next((node for node in nodes if node.GetLayoutName() == VIEW), None)

@@ -10,11 +10,10 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
-from numpy.typing import NDArray
 
 from svdrr.errors import SVDRRError
-from svdrr.mrml.nodes import ijk_to_world
 from svdrr.mrml.observations import Observations
+from svdrr.mrml.slice_views import fit_into, image_size_mm, is_faced, is_same_plane, of_view, slice_to_ras
 from svdrr.provenance import PREFIX
 
 LAYOUT = 8650
@@ -23,8 +22,6 @@ SOURCE_VIEW, RESULT_VIEW = "SVDRRSource", "SVDRRResult"
 # Of their own, so that zooming here leaves the other slice views as they are.
 _VIEW_GROUP = 8650
 _EARLIER_LAYOUT = "SVDRR.EarlierLayout"
-_SAME_DIRECTION = 1e-4
-_SAME_PLANE_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class SideBySide:
 
     def _image_changed(self, image: Any, event: str) -> None:
         for view in (SOURCE_VIEW, RESULT_VIEW):
-            if _shown_in(view) is image and not _is_faced(_slice_node(view), image):
+            if _shown_in(view) is image and not is_faced(_slice_node(view), image):
                 self._face(view, image)
 
     def _view_changed(self, view: Any, event: str) -> None:
@@ -119,23 +116,15 @@ class SideBySide:
 
     def _face(self, view: str, node: Any) -> None:
         """Turn a slice view so that it shows the whole image upright and neither mirrored nor tilted."""
-        axes, center, image_mm = _plane(node)
-        slice_to_ras = np.eye(4)
-        slice_to_ras[:3, :3], slice_to_ras[:3, 3] = axes, center
         slice_node = _slice_node(view)
-        modifying = slice_node.StartModify()
-        slice_node.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras))
-        self._fit(slice_node, image_mm)
-        slice_node.UpdateMatrices()
-        slice_node.EndModify(modifying)
+        with slicer.util.NodeModify(slice_node):
+            slice_node.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(slice_to_ras(node)))
+            self._fit(slice_node, image_size_mm(node))
+            slice_node.UpdateMatrices()
 
     def _fit(self, view: Any, image_mm: tuple[float, float]) -> None:
         columns, rows, _ = view.GetDimensions()
-        mm_per_pixel = max(image_mm[0] / columns, image_mm[1] / rows)
-        fit = _Fit(image_mm, (columns, rows), (mm_per_pixel * columns, mm_per_pixel * rows))
-        self._fitted[view.GetLayoutName()] = fit
-        view.SetXYZOrigin(0.0, 0.0, 0.0)
-        view.SetFieldOfView(*fit.field_of_view_mm, 1.0)
+        self._fitted[view.GetLayoutName()] = _Fit(image_mm, (columns, rows), fit_into(view, image_mm))
 
 
 def register_layout() -> None:
@@ -152,12 +141,8 @@ def _layout_node() -> Any:
     return layout
 
 
-def _found(kind: str, view: str) -> Any | None:
-    return next((node for node in slicer.util.getNodesByClass(kind) if node.GetLayoutName() == view), None)
-
-
 def _slice_node(view: str) -> Any:
-    node = _found("vtkMRMLSliceNode", view)
+    node = of_view("vtkMRMLSliceNode", view)
     if node is None:
         raise SVDRRError(f"The slice view {view} is missing; choose another layout and try again.")
     return node
@@ -165,13 +150,13 @@ def _slice_node(view: str) -> Any:
 
 def _shown_in(view: str) -> Any | None:
     """The volume in a view's background; None, too, where it has no image, as while it gets a new one."""
-    layers = _found("vtkMRMLSliceCompositeNode", view)
+    layers = of_view("vtkMRMLSliceCompositeNode", view)
     node = slicer.mrmlScene.GetNodeByID(layers.GetBackgroundVolumeID() or "") if layers is not None else None
     return node if node is not None and node.GetImageData() is not None else None
 
 
 def _show_in(view: str, background: Any, foreground: Any | None, opacity: float) -> None:
-    layers = _found("vtkMRMLSliceCompositeNode", view)
+    layers = of_view("vtkMRMLSliceCompositeNode", view)
     if layers is None:
         raise SVDRRError(f"The slice view {view} is missing; choose another layout and try again.")
     layers.SetLinkedControl(True)
@@ -181,32 +166,8 @@ def _show_in(view: str, background: Any, foreground: Any | None, opacity: float)
     layers.SetLabelVolumeID(None)
 
 
-def _plane(node: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]:
-    """Unit vectors of right, up and towards the viewer (columns), center, and (width, height) in mm, of an image."""
-    matrix = ijk_to_world(node)
-    columns, rows, slices = node.GetImageData().GetDimensions()
-    center = matrix @ [(columns - 1) / 2.0, (rows - 1) / 2.0, (slices - 1) / 2.0, 1.0]
-    width_mm, height_mm = np.linalg.norm(matrix[:3, :2], axis=0)
-    right, up = matrix[:3, 0] / width_mm, -matrix[:3, 1] / height_mm
-    axes = np.column_stack([right, up, np.cross(right, up)])
-    return axes, center[:3], (columns * width_mm, rows * height_mm)
-
-
 def _on_one_plane(node: Any, other: Any) -> bool:
-    axes, center, _ = _plane(node)
-    other_axes, other_center, _ = _plane(other)
-    return _is_same_plane(axes, center, other_axes, other_center)
-
-
-def _is_faced(view: Any, node: Any) -> bool:
-    matrix = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
-    axes, center, _ = _plane(node)
-    return _is_same_plane(axes, center, matrix[:3, :3], matrix[:3, 3])
-
-
-def _is_same_plane(axes: Any, center: Any, other_axes: Any, other_center: Any) -> bool:
-    off_plane_mm = abs((other_center - center) @ axes[:, 2])
-    return bool(np.abs(other_axes - axes).max() < _SAME_DIRECTION and off_plane_mm < _SAME_PLANE_MM)
+    return is_same_plane(slice_to_ras(node), slice_to_ras(other))
 
 
 def _copy_window_level(node: Any, other: Any) -> None:
