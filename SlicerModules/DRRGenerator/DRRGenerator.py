@@ -148,6 +148,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.beamComboBox.connect("currentIndexChanged(int)", self.onBeamMode)
         self.ui.windowComboBox.connect("currentIndexChanged(int)", self.onWindow)
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
+        self.ui.fitViewsButton.connect("clicked(bool)", lambda checked=False: slicer.util.resetThreeDViews())
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -162,6 +163,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self) -> None:
         """The panel is shown."""
+        self._backend.enter()
         self.initializeParameterNode()
 
     def exit(self) -> None:
@@ -200,8 +202,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onApply(self) -> None:
         """Render."""
-        if not self._backend.agreed():
-            return
+        self._backend.require_agreement()
         chosen = self._parameterNode
         steps = self.logic.steps(
             chosen.inputVolume,

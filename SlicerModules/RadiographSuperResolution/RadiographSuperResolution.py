@@ -127,6 +127,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
 
     def enter(self) -> None:
         """The panel is shown."""
+        self._backend.enter()
         self.initializeParameterNode()
 
     def exit(self) -> None:
@@ -193,8 +194,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
 
     def onApply(self) -> None:
         """Enlarge the radiograph."""
-        if not self._backend.agreed():
-            return
+        self._backend.require_agreement()
         chosen = self._parameterNode
         steps = self.logic.steps(
             chosen.inputVolume,

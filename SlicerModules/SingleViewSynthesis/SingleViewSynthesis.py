@@ -179,6 +179,9 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.ui.psnrPlotButton.connect("clicked(bool)", self.onPlotPsnr)
         self.ui.ssimPlotButton.connect("clicked(bool)", self.onPlotSsim)
         self.initializeParameterNode()
+        # A panel that is reloaded is not entered again.
+        if self.parent.isEntered:
+            self._backend.ask_first()
 
     def cleanup(self) -> None:
         """End what runs, because the panel goes."""
@@ -192,6 +195,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def enter(self) -> None:
         """The panel is shown. Its models are those of the backend, which is asked without being sent anything."""
+        self._backend.enter()
         self.initializeParameterNode()
         self._backend.ask_first()
 
@@ -215,6 +219,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onSceneEndImport(self, caller, event) -> None:
         """A scene has been read: its nodes are there only now."""
+        self._facts = self._inspected = None
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -259,8 +264,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onApply(self) -> None:
         """Make the views."""
-        if not self._backend.agreed():
-            return
+        self._backend.require_agreement()
         _tell(self.ui.arrivedLabel, "")
         self._controls.run(_("Making the views"), self.logic.chosenSteps(self._onNodes), self._onDone)
 
@@ -340,7 +344,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def _fillChoices(self) -> None:
         ui = self.ui
-        turns = [_("not"), _("90° clockwise"), _("180°"), _("90° counterclockwise")]
+        turns = [_("no turn"), _("90° clockwise"), _("180°"), _("90° counterclockwise")]
         _fill(ui.quarterTurnsComboBox, [(text, number) for number, text in enumerate(turns)])
         _fill(
             ui.sourceViewComboBox,

@@ -60,9 +60,9 @@ def test_what_a_view_must_say(radiographs: list[Radiograph], layers: Any) -> Non
     layers.SetForegroundOpacity(0.0)
     assert label_of("Red") == ""
     layers.SetForegroundOpacity(0.3)
-    assert label_of("Red") == f"{SYNTHETIC_LABEL}\nVCDiT"
+    assert label_of("Red") == f"{SYNTHETIC_LABEL}\nVCDiT, PA"
     layers.SetBackgroundVolumeID(drr.GetID())
-    assert label_of("Red") == f"{SYNTHETIC_LABEL}\nDRR (numba)\nVCDiT"
+    assert label_of("Red") == f"{SYNTHETIC_LABEL}\nDRR (numba), PA\nVCDiT, PA"
     assert label_of("Green") == ""
     enlarged = radiograph_to_node(enhance(replace(radiographs[0], view=None), "bicubic", 2), "view")
     layers.SetBackgroundVolumeID(enlarged.GetID())

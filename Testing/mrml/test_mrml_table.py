@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -76,8 +77,15 @@ def test_a_new_volume_looks_like_the_input(ct: Any) -> None:
 def test_the_preview_changes_nothing_but_its_overlay(phantom: Phantom, ct: Any) -> None:
     overlay, sentence = wait(preview_steps(ct))
     assert overlay.GetClassName() == "vtkMRMLLabelMapVolumeNode"
-    assert voxels(overlay)[table_of(phantom) & (phantom.ct.hu > -700.0)].all()
-    assert "ml outside the body" in sentence
+    shown = voxels(overlay)
+    assert (shown[table_of(phantom) & (phantom.ct.hu > -700.0)] == 1).all()
+    thin = table_of(phantom) & (phantom.ct.hu > -950.0) & (phantom.ct.hu <= -700.0)
+    assert thin.any()
+    assert (shown[thin] == 2).all()
+    assert not shown[phantom.ct.hu <= -950.0].any()
+    assert re.match(
+        r"\d+ ml of table and other objects outside the body would become air, and \d+ ml of foam", sentence
+    )
     np.testing.assert_array_equal(voxels(ct), phantom.ct.hu)
     again, _ = wait(preview_steps(ct, overlay))
     assert again is overlay

@@ -138,6 +138,14 @@ def check_radiograph(radiograph: Radiograph) -> None:
             )
 
 
+def pose_label(node: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """The projection that a node's attributes state, such as "LAO 30° CRAN 10°"; empty where they state none."""
+    try:
+        return view_from_json(json.loads(node.GetAttribute(_VIEW) or "")).pose.label
+    except (KeyError, TypeError, ValueError, SVDRRError):
+        return ""
+
+
 def synthetic_suffix(provenance: Provenance | None) -> str:
     """What a node's name says about how its image was made; nothing for an image that was taken."""
     if provenance is None:

@@ -63,6 +63,7 @@ class GrowingSequence:
 
     def _begin(self, first: Radiograph) -> None:
         self._suffix = synthetic_suffix(first.provenance)
+        self._name = _unused(self._name, self._suffix)
         self.sequence = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLSequenceNode", f"{self._name}{self._suffix} sequence"
         )
@@ -94,6 +95,15 @@ class GrowingSequence:
         for node in (self.sequence, self.browser):
             if node is not None:
                 require_in_scene(node, self._name)
+
+
+def _unused(name: str, suffix: str) -> str:
+    """The name, or with a number that no sequence in the scene has yet."""
+    number, found = 1, name
+    while slicer.mrmlScene.GetFirstNodeByName(f"{found}{suffix} sequence") is not None:
+        number += 1
+        found = f"{name} {number}"
+    return found
 
 
 def views_to_sequence(radiographs: Sequence[Radiograph], name: str) -> slicer.vtkMRMLSequenceBrowserNode:

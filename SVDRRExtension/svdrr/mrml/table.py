@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import slicer
 import slicer.util
+from numpy.typing import NDArray
 
-from svdrr.ct.table import TableRemoval, keep_body
+from svdrr.ct.table import VISIBLE_HU, TableRemoval, keep_body
 from svdrr.ct.table_worker import body_mask_elsewhere
 from svdrr.ct.volume import AIR_HU
 from svdrr.errors import counted
@@ -19,6 +20,8 @@ from svdrr.mrml.nodes import check_output, fill, output_node
 from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scene
 
 _VOLUME, _LABELS = "vtkMRMLScalarVolumeNode", "vtkMRMLLabelMapVolumeNode"
+# Above it a voxel outside the body is more than air and its noise.
+_THIN_HU = -950.0
 _PARTS = 1000
 # Before that much is done, the time left is a guess.
 _TELLING_PART = 0.05
@@ -58,13 +61,27 @@ def remove_table_steps(
 def preview_steps(
     node: slicer.vtkMRMLScalarVolumeNode, overlay: slicer.vtkMRMLLabelMapVolumeNode | None = None
 ) -> Steps[tuple[slicer.vtkMRMLLabelMapVolumeNode, str]]:
-    """Steps to a label map of what would be removed (1), and the sentence that says how much. overlay: to write to."""
+    """Steps to a label map of what would be removed, and the sentence that says how much. overlay: to write to.
+
+    1: what `svdrr.ct.table.TableRemoval` calls removed. 2: foam, cloth and cushions, thinner than that, but not air.
+    """
     check_output(_LABELS, overlay)
+    read = ct_snapshot(node)
     removal = yield from _removal_steps(node, AIR_HU)
+
+    def look(say: Say) -> tuple[NDArray[np.uint8], float]:
+        thin = ~removal.body & ~removal.removed & (read().hu > _THIN_HU)
+        return removal.removed + 2 * thin.astype(np.uint8), replace(removal, removed=thin).removed_ml
+
+    values, thin_ml = yield from in_background(look, "Looking at foam and cloth")
     labels = output_node(_LABELS, f"{node.GetName()} outside the body", overlay)
-    fill(labels, removal.removed.astype(np.uint8), removal.ct.ijk_to_ras)
+    fill(labels, values, removal.ct.ijk_to_ras)
     labels.CreateDefaultDisplayNodes()
-    return labels, f"{removal.removed_ml:.0f} ml outside the body would become air; they are shown in color."
+    sentence = (
+        f"{removal.removed_ml:.0f} ml of table and other objects outside the body would become air, and "
+        f"{thin_ml:.0f} ml of foam and cloth below {VISIBLE_HU:.0f} HU; both are shown in color."
+    )
+    return labels, sentence
 
 
 def browser_of(node: Any) -> slicer.vtkMRMLSequenceBrowserNode | None:

@@ -12,7 +12,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from svdrr.backend.connection import test_connection
+from svdrr.backend.connection import Connection, test_connection
 from svdrr.backend.environment import BackendEnvironment
 from svdrr.backend.installation import Plan, set_up
 from svdrr.errors import SVDRRError
@@ -47,6 +47,7 @@ class BackendLine:
         self._ui = ui = slicer.util.childWidgetVariables(self._widget)
         self._on_capabilities = on_capabilities
         self._has_been_asked = False
+        self._reading = False
         self._stepper = Stepper(lambda progress: self._state(_YELLOW, progress.stage), self._failed)
         self._read_settings()
         ui.backendWhereComboBox.connect("currentIndexChanged(int)", self._edited)
@@ -73,19 +74,31 @@ class BackendLine:
 
     def reasons(self) -> list[str]:
         """Why no job can be sent, a sentence each."""
+        choice = self.choice
         if self._ui.backendWhereComboBox.currentIndex == _REMOTE:
-            return [] if self.choice.url else [_("Enter the address of the backend.")]
+            if not choice.url:
+                return [_("Enter the address of the backend.")]
+            try:
+                Connection(choice.url, choice.token or None)
+            except SVDRRError as error:
+                return [str(error)]
+            return []
         try:
-            BackendEnvironment.read(self.choice.environment)
+            BackendEnvironment.read(choice.environment)
         except SVDRRError:
             return [_("Set up the backend on this computer, or choose one on another computer.")]
         return []
 
-    def agreed(self) -> bool:
-        """Whether images may go to the backend; asks the user, once for each server on another computer."""
+    def require_agreement(self) -> None:
+        """Ask the user, once for each server on another computer, whether images may go there.
+
+        From here on jobs go where the widgets say. SVDRRError unless the user agrees.
+        """
         choice = self.choice
+        # Also what was typed and not yet left: what is shown, what is asked about, and what is used are the same.
+        choose_backend(choice)
         if uploads_allowed(choice):
-            return True
+            return
         question = _(
             "Pixels, pixel spacing and poses of the image will be sent to {host}. Names, IDs, dates and DICOM headers "
             "will not. You can withdraw your agreement in the backend's part of the panel. Send images to {host}?"
@@ -93,7 +106,15 @@ class BackendLine:
         agreed = bool(slicer.util.confirmYesNoDisplay(question))
         allow_uploads(choice, agreed)
         self._show_consent()
-        return agreed
+        if not agreed:
+            raise SVDRRError(_("Nothing was sent to {host}.").format(host=choice.host))
+
+    def enter(self) -> None:
+        """The panel is shown: another panel may have chosen another backend since."""
+        if chosen_backend() != self.choice:
+            self._read_settings()
+            self._has_been_asked = False
+            self._on_capabilities(None)
 
     def ask(self) -> None:
         """Start or ask the backend, and show what it says; waits for nothing."""
@@ -111,14 +132,18 @@ class BackendLine:
 
     def _read_settings(self) -> None:
         ui, choice = self._ui, chosen_backend()
+        self._reading = True
         ui.backendWhereComboBox.currentIndex = _REMOTE if choice.url else _LOCAL
         ui.backendUrlLineEdit.text = choice.url
         ui.backendTokenLineEdit.text = choice.token
         ui.backendCertificatePathLineEdit.currentPath = choice.certificate_authority
         ui.backendEnvironmentPathLineEdit.currentPath = str(choice.environment)
+        self._reading = False
         self._show_kind()
 
     def _edited(self, *_: Any) -> None:
+        if self._reading:
+            return
         choose_backend(self.choice)
         self._has_been_asked = False
         self._stepper.cancel()

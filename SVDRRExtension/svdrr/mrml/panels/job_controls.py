@@ -60,10 +60,13 @@ class JobControls:
         self._changed()
 
     def cancel(self, sentence: str = "") -> None:
-        """End what runs, if anything does; sentence: what is shown then."""
+        """End what runs, if anything does; sentence: what is shown then. Else forget how the last work ended."""
         if self._stepper.running:
             self._stepper.cancel()
             self._ended(sentence or _("Canceled."))
+        else:
+            self._ui.jobStatusLabel.text = ""
+            self._set_details("")
 
     def cleanup(self) -> None:
         """End what runs and say nothing, because the panel goes."""

@@ -55,9 +55,12 @@ class SideBySide:
         images fill their views, when those change their sizes, too, until the user zooms or moves them.
         """
         self._observations.remove_all()
-        self._set_layout()
+        is_new = self._set_layout()
         _show_in(SOURCE_VIEW, source, None, 0.0)
         _show_in(RESULT_VIEW, result, overlay, overlay_opacity)
+        if is_new and hasattr(slicer, "app"):
+            # New views set their sliders, and by them their offsets, once they get to it: before they are turned.
+            slicer.app.processEvents()
         for node in (source, result):
             if node.GetDisplayNode() is None:
                 node.CreateDefaultDisplayNodes()
@@ -82,13 +85,16 @@ class SideBySide:
         """Follow no changes any more, because the panel goes; the layout stays."""
         self._observations.remove_all()
 
-    def _set_layout(self) -> None:
+    def _set_layout(self) -> bool:
+        """Whether there was another layout before."""
         register_layout()
         layout = _layout_node()
-        if layout.GetViewArrangement() != LAYOUT:
-            # In the scene, because panels share the layout.
-            layout.SetAttribute(_EARLIER_LAYOUT, str(layout.GetViewArrangement()))
-            layout.SetViewArrangement(LAYOUT)
+        if layout.GetViewArrangement() == LAYOUT:
+            return False
+        # In the scene, because panels share the layout.
+        layout.SetAttribute(_EARLIER_LAYOUT, str(layout.GetViewArrangement()))
+        layout.SetViewArrangement(LAYOUT)
+        return True
 
     def _display_changed(self, display: Any, event: str) -> None:
         shown = _shown_in(SOURCE_VIEW), _shown_in(RESULT_VIEW)

@@ -9,6 +9,7 @@ import slicer.util
 import vtk
 
 from svdrr.mrml.observations import Observations
+from svdrr.mrml.radiograph import pose_label
 from svdrr.provenance import PREFIX
 
 _COLOR = (1.0, 0.75, 0.0)
@@ -53,7 +54,7 @@ def _label_views(layout: int = 0) -> None:
 def label_of(view: str) -> str:
     """What a slice view must say about the images in its background and foreground; empty for images that were taken.
 
-    A DRR is labeled, too: no detector has taken it. The second line tells how an image was made.
+    A DRR is labeled, too: no detector has taken it. The second line tells how an image was made, and from where.
     """
     lines: list[str] = []
     for layers in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
@@ -64,8 +65,12 @@ def label_of(view: str) -> str:
             shown.append(layers.GetForegroundVolumeID())
         for volume in (slicer.mrmlScene.GetNodeByID(one or "") for one in shown):
             if volume is not None and volume.GetAttribute(f"{PREFIX}Synthetic"):
-                made = (volume.GetAttribute(f"{PREFIX}{name}") for name in ("Method", "Enhancement"))
-                lines += [volume.GetAttribute(f"{PREFIX}Synthetic"), ", ".join(step for step in made if step)]
+                made = [volume.GetAttribute(f"{PREFIX}{name}") for name in ("Method", "Enhancement")]
+                view_label = pose_label(volume)
+                lines += [
+                    volume.GetAttribute(f"{PREFIX}Synthetic"),
+                    ", ".join(part for part in (*made, view_label) if part),
+                ]
     return "\n".join(line for line in dict.fromkeys(lines) if line)
 
 
