@@ -166,7 +166,7 @@ def test_the_synthetic_view_stands_labeled_beside_the_source(host: Any, ready: A
 
     begin(host, ready)
     finish(host, ready)
-    assert label_of(RESULT_VIEW) == "SYNTHETIC, not for diagnosis\nVCDiT"
+    assert label_of(RESULT_VIEW) == "SYNTHETIC, not for diagnosis\nVCDiT, PA"
     assert label_of(SOURCE_VIEW).startswith("SYNTHETIC, not for diagnosis\nDRR")
     source, view = ready._parameterNode.preparedVolume, ready._parameterNode.viewVolume
     source.GetDisplayNode().SetWindowLevelMinMax(0.2, 0.6)
