@@ -63,7 +63,8 @@ def preview_steps(
 ) -> Steps[tuple[slicer.vtkMRMLLabelMapVolumeNode, str]]:
     """Steps to a label map of what would be removed, and the sentence that says how much. overlay: to write to.
 
-    1: what `svdrr.ct.table.TableRemoval` calls removed. 2: foam, cloth and cushions, thinner than that, but not air.
+    1: what `svdrr.ct.table.TableRemoval` calls removed. 2: what is thinner than that, but not air: foam, cloth, the
+    partial volume of the skin.
     """
     check_output(_LABELS, overlay)
     read = ct_snapshot(node)
@@ -79,7 +80,7 @@ def preview_steps(
     labels.CreateDefaultDisplayNodes()
     sentence = (
         f"{removal.removed_ml:.0f} ml of table and other objects outside the body would become air, and "
-        f"{thin_ml:.0f} ml of foam and cloth below {VISIBLE_HU:.0f} HU; both are shown in color."
+        f"{thin_ml:.0f} ml below {VISIBLE_HU:.0f} HU: foam, cloth, the skin's outermost blur. Both are shown in color."
     )
     return labels, sentence
 
