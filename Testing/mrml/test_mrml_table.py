@@ -84,7 +84,7 @@ def test_the_preview_changes_nothing_but_its_overlay(phantom: Phantom, ct: Any) 
     assert (shown[thin] == 2).all()
     assert not shown[phantom.ct.hu <= -950.0].any()
     assert re.match(
-        r"\d+ ml of table and other objects outside the body would become air, and \d+ ml of foam", sentence
+        r"\d+ ml of table and other objects outside the body would become air, and \d+ ml below -700 HU", sentence
     )
     np.testing.assert_array_equal(voxels(ct), phantom.ct.hu)
     again, _ = wait(preview_steps(ct, overlay))
