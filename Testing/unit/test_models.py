@@ -87,7 +87,7 @@ def test_unknown_names_list_the_choices(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_any_model_the_way_to_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svdrr.models.registry._BUNDLED", tmp_path)
+    monkeypatch.setattr("svdrr.models.registry._BUNDLED", (tmp_path,))
     monkeypatch.setenv("SVDRR_MODELS", "")
     with pytest.raises(SVDRRError, match="none found; set SVDRR_MODELS"):
         find_model("demo-128")

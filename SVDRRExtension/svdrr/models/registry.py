@@ -14,7 +14,8 @@ from svdrr.errors import SVDRRError
 
 DESCRIPTION_FILE = "model.json"
 _log = logging.getLogger(__name__)
-_BUNDLED = Path(__file__).resolve().parents[3] / "Resources" / "Models"
+# In the source tree, and in an installed extension, where the package lies beside the modules.
+_BUNDLED = tuple(Path(__file__).resolve().parents[level] / "Resources" / "Models" for level in (3, 2))
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def model_folders() -> list[Path]:
     listed = [Path(entry) for entry in os.environ.get("SVDRR_MODELS", "").split(os.pathsep) if entry]
     return [
         folder.parent
-        for place in [*listed, _BUNDLED]
+        for place in [*listed, *_BUNDLED]
         if place.is_dir()
         for folder in sorted(place.glob(f"*/{DESCRIPTION_FILE}"))
     ]
