@@ -64,11 +64,15 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def module(self) -> SimpleNamespace:
+        """In the place of `time`: the hour is the clock's, waiting is real."""
+        return SimpleNamespace(time=self.time, monotonic=time.monotonic, sleep=time.sleep)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("svdrr.backend.store.time", SimpleNamespace(time=clock.time))
+    monkeypatch.setattr("svdrr.backend.store.time", clock.module())
     return clock
 
 
@@ -420,7 +424,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.clock = Clock()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("svdrr.backend.store.time", SimpleNamespace(time=self.clock.time))
+        self.patch.setattr("svdrr.backend.store.time", self.clock.module())
         limits = Limits(max_queued=4, keep_s=self.KEEP_S)
         self.stores = [JobStore(Path(self.folder.name), limits) for _ in range(2)]
         self.known: dict[str, _Known] = {}

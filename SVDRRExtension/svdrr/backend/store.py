@@ -25,6 +25,8 @@ from svdrr.errors import SVDRRError, counted
 LOST_AFTER_S = 5.0
 _MAX_ATTEMPTS = 2
 _SPARE_BYTES = 200 * 2**20
+# For how long one process waits for another to be done with the database.
+_PATIENCE_S = 10.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -290,10 +292,10 @@ class JobStore:
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(
-            self._folder / "jobs.sqlite3", timeout=10.0, isolation_level=None, check_same_thread=False
+            self._folder / "jobs.sqlite3", timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
         )
         database.row_factory = sqlite3.Row
-        database.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(database)
         # A power cut may lose the last moments; a crash of the server loses nothing.
         database.execute("PRAGMA synchronous = NORMAL")
         return database
@@ -349,6 +351,19 @@ class JobStore:
             with suppress(FileNotFoundError):  # Another server may be at work here.
                 if path.name not in known and path.stat().st_mtime < an_hour_ago:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Into this mode SQLite does not wait its turn by itself, as where several processes open a new file at once."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _result_bytes(job: Job, pixels_size: int) -> int:
