@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,23 @@ def test_what_a_view_must_say(radiographs: list[Radiograph], layers: Any) -> Non
     layers.SetBackgroundVolumeID(enlarged.GetID())
     layers.SetForegroundVolumeID(None)
     assert label_of("Red") == f"{SYNTHETIC_LABEL}\nVCDiT, bicubic x2"
+
+
+def test_a_volume_that_was_saved_without_its_scene_is_labeled_by_its_name(
+    radiographs: list[Radiograph], layers: Any, tmp_path: Path
+) -> None:
+    """As Slicer saves and loads it: the file is called like the node, and the node like the file."""
+    saved = radiograph_to_node(radiographs[1], "view")
+    file = tmp_path / f"{saved.GetName()}.nrrd"
+    storage = slicer.vtkMRMLNRRDStorageNode()
+    storage.SetFileName(str(file))
+    assert storage.WriteData(saved)
+    volumes = slicer.vtkSlicerVolumesLogic()
+    volumes.SetMRMLScene(slicer.mrmlScene)
+    loaded = volumes.AddArchetypeVolume(str(file), file.stem, 0)
+    assert loaded.GetAttribute("SVDRR.Synthetic") is None
+    layers.SetBackgroundVolumeID(loaded.GetID())
+    assert label_of("Red") == SYNTHETIC_LABEL
 
 
 def test_it_is_in_the_picture_and_goes_with_the_image(radiographs: list[Radiograph], layers: Any, window: Any) -> None:

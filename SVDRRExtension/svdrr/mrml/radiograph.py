@@ -26,6 +26,7 @@ VOLUME = "vtkMRMLScalarVolumeNode"
 _VIEW = f"{PREFIX}View"
 _PIXEL_SPACING = f"{PREFIX}PixelSpacing"
 _UNKNOWN = "unknown"
+_DRR_SUFFIX, _SYNTHETIC_SUFFIX = " (DRR)", " (synthetic)"
 _UNKNOWN_SPACING_MM = (1.0, 1.0)
 _SHOWN_AS = re.compile(rf"{_UNKNOWN}, shown as ([0-9.e+-]+)\\([0-9.e+-]+)")
 
@@ -150,7 +151,18 @@ def synthetic_suffix(provenance: Provenance | None) -> str:
     """What a node's name says about how its image was made; nothing for an image that was taken."""
     if provenance is None:
         return ""
-    return " (DRR)" if provenance.method.startswith("DRR") and not provenance.model else " (synthetic)"
+    return _DRR_SUFFIX if provenance.method.startswith("DRR") and not provenance.model else _SYNTHETIC_SUFFIX
+
+
+def is_computed(node: slicer.vtkMRMLVolumeNode) -> bool:
+    """Whether a node's attributes say that its image was computed, or its name, where it has none of our attributes.
+
+    Slicer does not read the attributes back from a volume's file, but calls the node after it.
+    """
+    if node.GetAttribute(f"{PREFIX}Synthetic"):
+        return True
+    name = "" if node.GetAttribute(_PIXEL_SPACING) else node.GetName() or ""
+    return _DRR_SUFFIX in name or _SYNTHETIC_SUFFIX in name
 
 
 def fill_with_radiograph(

@@ -9,8 +9,8 @@ import slicer.util
 import vtk
 
 from svdrr.mrml.observations import Observations
-from svdrr.mrml.radiograph import pose_label
-from svdrr.provenance import PREFIX
+from svdrr.mrml.radiograph import is_computed, pose_label
+from svdrr.provenance import PREFIX, SYNTHETIC_LABEL
 
 _COLOR = (1.0, 0.75, 0.0)
 _FONT_SIZES = (10, 18)
@@ -64,13 +64,10 @@ def label_of(view: str) -> str:
         if layers.GetForegroundOpacity() > 0.0:
             shown.append(layers.GetForegroundVolumeID())
         for volume in (slicer.mrmlScene.GetNodeByID(one or "") for one in shown):
-            if volume is not None and volume.GetAttribute(f"{PREFIX}Synthetic"):
-                made = [volume.GetAttribute(f"{PREFIX}{name}") for name in ("Method", "Enhancement")]
-                view_label = pose_label(volume)
-                lines += [
-                    volume.GetAttribute(f"{PREFIX}Synthetic"),
-                    ", ".join(part for part in (*made, view_label) if part),
-                ]
+            if volume is None or not is_computed(volume):
+                continue
+            made = [volume.GetAttribute(f"{PREFIX}{name}") for name in ("Method", "Enhancement")]
+            lines += [SYNTHETIC_LABEL, ", ".join(part for part in (*made, pose_label(volume)) if part)]
     return "\n".join(line for line in dict.fromkeys(lines) if line)
 
 
