@@ -41,7 +41,7 @@ def node_ids() -> set[str]:
 
 
 def begin(host: Any, panel: Any, stage: str = "Finding the body") -> None:
-    """Presses Apply and waits for this stage."""
+    """Presses Apply and waits for this stage; for none, where it is too short to be met for certain."""
     host.click(panel.ui.applyButton)
     host.wait_until(lambda: stage in status(panel))
 
@@ -87,13 +87,13 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any) -> None:
 
 def test_the_window_stays_alive(host: Any, panel: Any, ct: Any) -> None:
     host.reset_stalls()
-    begin(host, panel, "Reading")
+    begin(host, panel, "")
     host.wait_until(lambda: "Filling" in status(panel), 60.0)
     assert host.stalls() <= LONGEST_STALL_S
     finish(host, panel)
 
 
-@pytest.mark.parametrize("stage", ["Reading", "Parting", "Finding", "Giving back"])
+@pytest.mark.parametrize("stage", ["", "Parting", "Finding", "Giving back"])
 def test_cancel_at_every_stage(host: Any, panel: Any, ct: Any, stage: str) -> None:
     before = node_ids()
     begin(host, panel, stage)
