@@ -249,9 +249,10 @@ class JobStore:
         self.changed(job_id)
 
     def finish(self, job_id: str, owner: str, failure: str = "") -> None:
-        """Done, or failed for the reason given."""
+        """Done, or failed for the reason given; what has ended stays as it is."""
         self._write(
-            "UPDATE jobs SET state = ?, stage = ?, message = ?, eta_s = NULL WHERE id = ? AND owner = ?",
+            "UPDATE jobs SET state = ?, stage = ?, message = ?, eta_s = NULL "
+            "WHERE id = ? AND owner = ? AND state = 'running'",
             *("failed" if failure else "done", "Failed" if failure else "Done", failure, job_id, owner),
         )
         self.changed(job_id)
