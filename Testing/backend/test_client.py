@@ -240,7 +240,8 @@ def test_a_held_job_that_fails_or_is_cancelled_is_forgotten() -> None:
         answers = JobServer([stream])
         with site(answers) as server:
             job = BackendClient(server.url).start(echo_request(radiograph()), hold=True)
-            while not (job.poll() or job.finished):
+            # Its first statuses tell of the sending, when there is no job to forget yet.
+            while not (job.finished or any(isinstance(event, JobStatus) and event.id for event in job.poll())):
                 time.sleep(0.01)
             job.cancel()
             assert answers.deleted.wait(5.0)
