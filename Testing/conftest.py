@@ -44,9 +44,9 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_encoder={**demo.image_encoder, "image_size": 32, "hidden_size": 32},
         sampling={"num_inference_steps": 2, "guidance_scale": 1.5},
     )
-    views = np.random.default_rng(0).integers(2000, 50000, (2, 37, 32, 32)).astype(np.uint16)
+    sources = np.random.default_rng(0).integers(2000, 50000, (2, 32, 32)).astype(np.uint16)
     folder = tmp_path_factory.mktemp("models")
-    export_model(make_pipeline(tiny), tiny, views, folder / "tiny")
+    export_model(make_pipeline(tiny), tiny, sources, folder / "tiny")
     return folder
 
 

@@ -19,6 +19,11 @@ from svdrr.backend.cli_client import Authority, BackendURL, TokenFile, on_backen
 from svdrr.backend.cli_setup import doctor_command, setup_backend_command
 from svdrr.dataset.cli import app as dataset_app
 from svdrr.errors import SVDRRError, counted
+from svdrr.evaluation.cli import evaluate_command
+from svdrr.evaluation.reader_study.cli import app as reader_study_app
+from svdrr.models.cli import app as models_app
+from svdrr.synthesis.prepare_cli import prepare_command
+from svdrr.synthesis.training.cli import train_command
 
 if TYPE_CHECKING:
     from svdrr.backend.request import Request
@@ -31,6 +36,11 @@ app = typer.Typer(
     help="Novel X-ray views from one radiograph, DRRs from CT, table removal. Synthetic images: not for diagnosis.",
 )
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(models_app, name="models")
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.add_typer(reader_study_app, name="reader-study")
+app.command("prepare")(prepare_command)
 app.command("serve")(serve_command)
 app.command("setup-backend")(setup_backend_command)
 app.command("doctor")(doctor_command)
@@ -175,7 +185,7 @@ def render(
 
 @app.command()
 def synthesize(
-    image: Annotated[Path, typer.Argument(help="One radiograph: DICOM (CR, DX), PNG, TIFF, NRRD, …; bright bone.")],
+    image: Annotated[Path, typer.Argument(help="One radiograph, as of svdrr prepare: DICOM (CR, DX), PNG, NRRD, …")],
     outdir: Annotated[Path, typer.Argument(help="Folder for the synthetic views as PNG (16 bit) and views.json.")],
     views: ViewSet = "simple",
     model: Annotated[str, typer.Option(help="A model's name or folder.")] = "demo-128",
@@ -262,35 +272,6 @@ def enhance(
     rows, columns = enlarged.pixels.shape
     result = {"output": str(output), "rows": rows, "columns": columns, "pixel_spacing_mm": enlarged.pixel_spacing_mm}
     _report(as_json, result, f"{rows} x {columns} pixels written to {output}.")
-
-
-@app.command("evaluate-demo")
-def evaluate_demo(
-    outdir: Annotated[Path, typer.Argument(help="Folder for figures.json and the plot over the angle.")],
-    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "demo-128",
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; by default what the model recommends.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale; by default what the model recommends.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a model on 16 held-out phantoms over the 36 simple views, against the trivial baselines."""
-    from svdrr.files import whole_directory
-    from svdrr.models import find_model
-
-    description = find_model(model)
-    with _optional_package("demo"):
-        from svdrr.evaluation.phantoms import benchmark_phantoms
-        from svdrr.evaluation.plots import plot_over_angle
-        from svdrr.synthesis.synthesize import Sampling, Synthesizer
-    sampling = Sampling.of(description, steps, guidance)
-    with _placed(whole_directory, outdir) as folder:
-        with _progress("Held-out phantoms", None) as advance:
-            result = benchmark_phantoms(Synthesizer(description), sampling=sampling, on_phantom=advance)
-        summary = result.summary()
-        (folder / "figures.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        plot_over_angle(result, f"{description.name}: 16 held-out phantoms", folder / "psnr_ssim_over_angle.png")
-    _report(as_json, summary, "\n".join(f"{name}: {value:.4f}" for name, value in summary.items()))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from svdrr.ct.io import itk_warnings_silenced, nifti_is_whole, write_volume
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_file
 from svdrr.geometry.viewsets import view_from_json, view_to_json
+from svdrr.preparation import logarithmic
 from svdrr.provenance import PREFIX, Provenance
 from svdrr.radiograph import Radiograph
 
@@ -25,6 +26,9 @@ _SPACING_TEXT = f"{PREFIX}PixelSpacing"
 _PNG_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _SPACING_TAGS = ("0018|1164", "0028|0030")  # Imager Pixel Spacing, Pixel Spacing (DICOM PS3.3 10.7)
 _MODALITY_TAG = "0008|0060"
+_PHOTOMETRIC_TAG = "0028|0004"
+_RELATIONSHIP_TAG, _SIGN_TAG = "0028|1040", "0028|1041"  # Pixel Intensity Relationship (PS3.3 C.8.11.3.1)
+_INTENSITY_TAGS = (_PHOTOMETRIC_TAG, _RELATIONSHIP_TAG, _SIGN_TAG)
 _TIFF_PHOTOMETRIC = 262
 _PROJECTION_MODALITIES = ("CR", "DX", "RF", "XA", "RG", "MG", "OT", "")
 
@@ -34,7 +38,8 @@ def read_radiograph(path: Path) -> Radiograph:
 
     Integer pictures are scaled by their bit depth, DICOM and other integers by their own range; float values must
     lie in [0, 1] already. DICOM comes out as bright bone whatever its photometric interpretation, since GDCM
-    inverts MONOCHROME1 on reading; other files are taken as bright bone. Raises SVDRRError for anything else.
+    inverts MONOCHROME1 on reading, and with a logarithmic gray scale where the file says that its own is linear in
+    the exposure, see `bring_to_log`; other files are taken as that. Raises SVDRRError for anything else.
     """
     if not path.exists():
         raise SVDRRError(f"There is no file '{path}'.")
@@ -119,7 +124,22 @@ def _read_with_itk(path: Path) -> Radiograph:
     low, high = float(values.min()), float(values.max())
     if not high > low:
         raise SVDRRError(f"'{path}' holds the single value {low:g} or values that are not numbers; nothing is on it.")
-    return Radiograph(_checked((values - np.float32(low)) / np.float32(high - low), path), _spacing(image, tags))
+    pixels = _checked((values - np.float32(low)) / np.float32(high - low), path)
+    stated = [image.GetMetaData(tag).strip() if tag in tags else "" for tag in _INTENSITY_TAGS]
+    return Radiograph(bring_to_log(pixels, *stated), _spacing(image, tags))
+
+
+def bring_to_log(pixels: NDArray[np.float32], photometric: str, relationship: str, sign: str) -> NDArray[np.float32]:
+    """Bright bone and a logarithmic gray scale, from what a DICOM file says of its pixels' relation to the exposure.
+
+    pixels: in [0, 1], as GDCM gives them, which inverts those of photometric interpretation MONOCHROME1. sign: of the
+    stored pixels, "1" where less exposure is a lower value, so that bone is dark, "-1" where it is bright.
+    relationship: "LIN" where they are linear in the exposure; those of everything else, as CR and DX for presentation,
+    are on a logarithmic scale, or a curve of it, already. (DICOM PS3.3 C.8.11.3.1; empty where the file says nothing.)
+    """
+    if sign in ("1", "-1") and (sign == "1") != (photometric == "MONOCHROME1"):
+        pixels = np.float32(1.0) - pixels
+    return logarithmic(pixels) if relationship == "LIN" else pixels
 
 
 def _spacing(image: sitk.Image, tags: set[str]) -> tuple[float, float] | None:

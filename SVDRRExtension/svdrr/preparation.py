@@ -21,6 +21,15 @@ _LEAST_PIXELS = 16
 # A line of pixels that differ by no more than this part of the gray range lies behind a shutter; noise does not count.
 _SHUTTER_CONTRAST = 0.04
 _SHUTTER_PERCENTILES = (2.0, 98.0)
+# In a shutter's half-shadow, which is this part of the image wide or wider, nearly all pixels of a line are brighter
+# than those so much further in.
+_SHADOW_WIDTH = 0.02
+_SHADOWED_PIXELS = 0.9
+# Shadows farther in than this part of the image are none of shutters.
+_SHADOW_DEPTH = 0.125
+
+FAINTEST_EXPOSURE = 1e-3
+"""Part of the open beam below which a detector shows noise: about 7 optical depths."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,18 @@ class Preparation:
     """What is done to a radiograph, in this order, see `prepare`.
 
     quarter_turns: by 90 degrees, clockwise. flip: left and right change places. margins: to cut off from the image as
-    it is then. invert: dark becomes bright. pixel_spacing_mm: (row, column) of the image as it is then, used where the
-    radiograph's own is unknown. source_angles_deg: (primary, secondary) of the pose that it was taken from, and
-    isocenter_ras: RAS mm, of that pose; None for those of the radiograph's own view, or of PA about the origin where it
-    has none.
+    it is then. invert: dark becomes bright. linear: the gray values, with bright bone, fall in proportion to the
+    exposure, and are made logarithmic, see `logarithmic`. pixel_spacing_mm: (row, column) of the image as it is then,
+    used where the radiograph's own is unknown. source_angles_deg: (primary, secondary) of the pose that it was taken
+    from, and isocenter_ras: RAS mm, of that pose; None for those of the radiograph's own view, or of PA about the
+    origin where it has none.
     """
 
     quarter_turns: int = 0
     flip: bool = False
     margins: Margins = NO_MARGINS
     invert: bool = False
+    linear: bool = False
     pixel_spacing_mm: tuple[float, float] | None = None
     source_angles_deg: tuple[float, float] | None = None
     isocenter_ras: tuple[float, float, float] | None = None
@@ -74,6 +85,8 @@ def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:
         pixels = pixels[:, ::-1]
     if preparation.invert:
         pixels = np.float32(1.0) - pixels
+    if preparation.linear:
+        pixels = logarithmic(pixels)
     pixels = _cropped(pixels, preparation.margins, keep_center=radiograph.view is not None)
 
     spacing = radiograph.pixel_spacing_mm
@@ -86,15 +99,27 @@ def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:
     return Radiograph(pixels, spacing, view, _provenance(radiograph.provenance, preparation))
 
 
-def propose_margins(pixels: NDArray[np.float32]) -> Margins:
-    """What the collimator's shutters cover, as far as it shows: the lines at each border of one even gray.
+def logarithmic(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gray values in [0, 1] that rise with the attenuation, from ones that fall in proportion to the exposure.
 
-    pixels: (rows, columns). A proposal for people to look at: shutters that are tilted, or marked all over, are missed.
+    pixels: 1 − I/I₀, any shape, bright bone. By Beer-Lambert −ln(I/I₀) is the line integral of μ; it is divided by its
+    value at `FAINTEST_EXPOSURE`, and what is fainter becomes 1.
+    """
+    exposure = np.maximum(1.0 - pixels, np.float32(FAINTEST_EXPOSURE))
+    return np.asarray(np.log(exposure) / np.float32(np.log(FAINTEST_EXPOSURE)), np.float32)
+
+
+def propose_margins(pixels: NDArray[np.float32]) -> Margins:
+    """What the collimator's shutters cover, as far as it shows: at each border, the lines of one even gray, and those
+    in a shutter's half-shadow, which grow brighter towards the border all along.
+
+    pixels: (rows, columns), bright bone. A proposal for people to look at: shutters that are tilted, or marked all
+    over, are missed.
     """
     # Every fourth pixel of a line tells as much, and a radiograph has millions.
     low, high = np.percentile(pixels[::4, ::4], (0.5, 99.5))
     limit = _SHUTTER_CONTRAST * float(high - low)
-    return (*_even_lines(pixels[:, ::4], limit), *_even_lines(pixels.T[:, ::4], limit))
+    return (*_covered_lines(pixels[:, ::4], limit), *_covered_lines(pixels.T[:, ::4], limit))
 
 
 def looks_inverted(pixels: NDArray[np.float32]) -> bool:
@@ -126,13 +151,27 @@ def _cropped(pixels: NDArray[np.float32], margins: Margins, keep_center: bool) -
 
 def _provenance(origin: Provenance | None, preparation: Preparation) -> Provenance | None:
     """That of a computed image says if its gray scale is no longer that of its method."""
-    if origin is None or not preparation.invert:
+    done = [name for name, is_done in (("inverted", preparation.invert), ("logarithm", preparation.linear)) if is_done]
+    if origin is None or not done:
         return origin
-    return replace(origin, settings={**origin.settings, "DisplayWindow": "inverted"})
+    return replace(origin, settings={**origin.settings, "DisplayWindow": ", ".join(done)})
 
 
-def _even_lines(pixels: NDArray[np.float32], limit: float) -> tuple[int, int]:
-    """How many rows at the top and at the bottom are even; none where all are."""
+def _covered_lines(pixels: NDArray[np.float32], limit: float) -> tuple[int, int]:
+    """How many rows at the top and at the bottom are even or in half-shadow; none where all are even."""
     low, high = np.percentile(pixels, _SHUTTER_PERCENTILES, axis=1)
-    uneven = np.flatnonzero(high - low > limit)
-    return (int(uneven[0]), len(pixels) - 1 - int(uneven[-1])) if len(uneven) else (0, 0)
+    even = high - low <= limit
+    if even.all():
+        return 0, 0
+    top, bottom = even | _in_half_shadow(pixels, limit), even[::-1] | _in_half_shadow(pixels[::-1], limit)
+    return int(np.argmin(top)), int(np.argmin(bottom))
+
+
+def _in_half_shadow(pixels: NDArray[np.float32], limit: float) -> NDArray[np.bool_]:
+    """Which rows, counted from the top, are in the half-shadow of a shutter there."""
+    width = max(2, round(_SHADOW_WIDTH * len(pixels)))
+    depth = min(round(_SHADOW_DEPTH * len(pixels)), len(pixels) - width)
+    brighter = pixels[:depth] > pixels[width : depth + width] + np.float32(limit / 2.0)
+    shadowed = np.zeros(len(pixels), bool)
+    shadowed[:depth] = brighter.mean(axis=1) >= _SHADOWED_PIXELS
+    return shadowed

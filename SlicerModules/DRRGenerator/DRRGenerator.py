@@ -111,7 +111,7 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from svdrr.mrml.panels.backend_line import BackendLine
         from svdrr.mrml.panels.face_on import FaceOn
         from svdrr.mrml.panels.job_controls import JobControls
-        from svdrr.mrml.panels.preview_picture import PreviewPicture
+        from svdrr.mrml.panels.preview_picture import PreviewPicture, drr_sentence
         from svdrr.mrml.panels.synthetic_label import install_synthetic_labels
         from svdrr.mrml.panels.view_controls import ViewControls
 
@@ -125,7 +125,8 @@ class DRRGeneratorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = DRRGeneratorLogic()
         self._source = CTSource()
-        self._preview = PreviewPicture(self.ui.previewPictureLabel, self.ui.previewStatusLabel, self._source)
+        labels = self.ui.previewPictureLabel, self.ui.previewStatusLabel
+        self._preview = PreviewPicture(*labels, self._source.preview_steps, drr_sentence)
         self._beam = BeamDisplay(self.onPoint)
         self._pointIndex = 0
         # Drawing adds and removes nodes, which it must not while Slicer's own widgets deal with others: a node selector

@@ -80,13 +80,15 @@ class SingleViewSynthesisParameterNode:
     inputVolume: the radiograph. quarterTurns ... sourceSecondaryDeg: its preparation, see
     `svdrr.mrml.synthesis.preparation_of`. truthVolume, centerOfCt: a CT to compare with, and whether the radiograph is
     about its center. viewMode ... viewFile: see `svdrr.mrml.panels.view_controls`. model: by name. steps, guidance: 0
-    for what the model recommends. beside: what stands on the left, "source" or "truth".
+    for what the model recommends. liveView ... liveSecondaryDeg: whether a view follows the sliders, and their angles.
+    beside: what stands on the left, "source" or "truth".
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     quarterTurns: Annotated[int, WithinRange(0, 3)] = 0
     flip: bool = False
     invert: bool = False
+    linear: bool = False
     cropTop: Annotated[int, WithinRange(0, 65536)] = 0
     cropBottom: Annotated[int, WithinRange(0, 65536)] = 0
     cropLeft: Annotated[int, WithinRange(0, 65536)] = 0
@@ -114,6 +116,10 @@ class SingleViewSynthesisParameterNode:
     guidance: Annotated[float, WithinRange(0, 30)] = 0.0
     seed: Annotated[int, WithinRange(0, 2147483647)] = 0
 
+    liveView: bool = False
+    livePrimaryDeg: Annotated[float, WithinRange(-90, 90)] = 0.0
+    liveSecondaryDeg: Annotated[float, WithinRange(-45, 45)] = 0.0
+
     beside: str = "source"
     preparedVolume: vtkMRMLScalarVolumeNode
     views: vtkMRMLSequenceBrowserNode
@@ -136,6 +142,8 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self._views = None
         self._comparison = None
         self._inspector = None
+        self._source = None
+        self._live = None
         self._models = None
         self._facts = None
         self._inspected = None
@@ -147,7 +155,9 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         """Build the panel, when it is opened for the first time."""
         from svdrr.mrml.panels.backend_line import BackendLine
         from svdrr.mrml.panels.job_controls import JobControls
+        from svdrr.mrml.panels.live_view import LiveView
         from svdrr.mrml.panels.side_by_side import SideBySide
+        from svdrr.mrml.panels.source_preview import SourcePreview
         from svdrr.mrml.panels.stepper import Stepper
         from svdrr.mrml.panels.view_controls import ViewControls
 
@@ -162,6 +172,8 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.logic = SingleViewSynthesisLogic()
         self._comparison = SideBySide()
         self._inspector = Stepper(lambda progress: None, self._onNotInspected)
+        self._source = SourcePreview(self.ui.sourcePictureLabel, self.ui.sourceStatusLabel)
+        self._live = LiveView(self.ui.livePictureLabel, self.ui.liveStatusLabel)
         self._backend = BackendLine(self.ui.backendWidget.layout(), self.onCapabilities)
         self._controls = JobControls(uiWidget.layout(), self.ui.applyButton, self.onApply, self._showState)
         self.layout.addStretch(1)
@@ -174,6 +186,8 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             getattr(self.ui, name).connect("currentIndexChanged(int)", self._remember(name, parameter))
         self.ui.proposeCropButton.connect("clicked(bool)", self.onProposeCrop)
         self.ui.prepareButton.connect("clicked(bool)", self.onPrepare)
+        self.ui.liveViewCheckBox.connect("clicked(bool)", self.onLiveView)
+        self.ui.addLiveViewButton.connect("clicked(bool)", self.onAddLiveView)
         self.ui.compareButton.connect("clicked(bool)", self.onCompare)
         self.ui.restoreButton.connect("clicked(bool)", self.onRestoreLayout)
         self.ui.psnrPlotButton.connect("clicked(bool)", self.onPlotPsnr)
@@ -185,11 +199,13 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def cleanup(self) -> None:
         """End what runs, because the panel goes."""
-        for part in (self._controls, self._backend, self._views, self._comparison):
+        for part in (self._controls, self._backend, self._views, self._comparison, self._live):
             if part is not None:
                 part.cleanup()
         if self._inspector is not None:
             self._inspector.cancel()
+        if self._source is not None:
+            self._source.clear()
         self.setParameterNode(None)
         self.removeObservers()
 
@@ -200,17 +216,20 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self._backend.ask_first()
 
     def exit(self) -> None:
-        """Another panel is shown. What runs goes on."""
+        """Another panel is shown: the live view ends. What else runs goes on."""
         self.setParameterNode(None)
+        self._live.cleanup()
 
     def onSceneStartClose(self, caller, event) -> None:
         """The scene is about to be closed."""
         self._controls.cancel(_("Canceled, because the scene was closed."))
         self._inspector.cancel()
+        self._source.clear()
         self._comparison.cleanup()
         self._facts = self._inspected = None
         _tell(self.ui.arrivedLabel, "")
         self.setParameterNode(None)
+        self._live.cleanup()
 
     def onSceneEndClose(self, caller, event) -> None:
         """The scene has been closed."""
@@ -264,9 +283,37 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onApply(self) -> None:
         """Make the views."""
+        from svdrr.mrml.targets import TargetViews
+
+        self._make(TargetViews.of(self._parameterNode))
+
+    def onLiveView(self, checked: bool) -> None:
+        """Follow the sliders, once the user has agreed to what a job needs agreement for."""
+        from svdrr.errors import SVDRRError
+
+        if not checked:
+            return
+        try:
+            self._backend.require_agreement()
+        except SVDRRError as error:
+            self._parameterNode.liveView = False
+            self._controls.show_error(str(error))
+        else:
+            self._showState()
+
+    def onAddLiveView(self, checked: bool = False) -> None:
+        """Make the view at the angles of the live view for the scene."""
+        from svdrr.errors import SVDRRError
+
+        try:
+            self._make(self.logic.liveTargets(self._parameterNode))
+        except SVDRRError as error:
+            self._controls.show_error(str(error))
+
+    def _make(self, targets) -> None:
         self._backend.require_agreement()
         _tell(self.ui.arrivedLabel, "")
-        self._controls.run(_("Making the views"), self.logic.chosenSteps(self._onNodes), self._onDone)
+        self._controls.run(_("Making the views"), self.logic.chosenSteps(targets, self._onNodes), self._onDone)
 
     def onCompare(self, checked: bool = False) -> None:
         """Show the synthetic view beside the source, or beside its truth."""
@@ -395,18 +442,15 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         reasons = self.logic.reasons(chosen.inputVolume)
         preparationReasons = reasons or self._preparationReasons()
         truthReasons = self._truthReasons()
+        backendReasons = [*self._modelReasons(), *self._backend.reasons()]
         self._controls.set_reasons(
-            [
-                *preparationReasons,
-                *truthReasons,
-                *self._views.reasons(),
-                *self._modelReasons(),
-                *self._backend.reasons(),
-            ],
-            _("Make the views"),
+            [*preparationReasons, *truthReasons, *self._views.reasons(), *backendReasons], _("Make the views")
         )
         self._showFacts()
         self._showModel()
+        self._showSource(preparationReasons)
+        self._showLive([*preparationReasons, *backendReasons])
+        ui.addLiveViewButton.enabled = not (preparationReasons or truthReasons or backendReasons or running)
         ui.prepareButton.enabled = not preparationReasons and not running
         ui.proposeCropButton.enabled = self._facts is not None and not running
         ui.compareButton.enabled = chosen.viewVolume is not None and (
@@ -416,7 +460,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         ui.psnrPlotButton.enabled = chosen.psnrChart is not None
         ui.ssimPlotButton.enabled = chosen.ssimChart is not None
         ui.centerOfCtCheckBox.enabled = chosen.truthVolume is not None
-        for name in ("inputs", "views", "model", "advanced"):
+        for name in ("inputs", "views", "model", "live", "advanced"):
             getattr(ui, f"{name}CollapsibleButton").enabled = not running
 
     def _preparationReasons(self) -> list[str]:
@@ -463,7 +507,7 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self._showRows(("sourcePrimarySpinBox", "sourceSecondarySpinBox"), chosen.sourceView == "angles")
         unknown = facts is not None and facts.pixel_spacing_mm is None
         self._showRows(("rowSpacingSpinBox", "columnSpacingSpinBox"), unknown)
-        size = invertAdvice = spacingAdvice = ""
+        size = invertAdvice = linearAdvice = spacingAdvice = ""
         if facts is not None:
             size = _("{rows} x {columns} pixels, {spacing}, {own}").format(
                 rows=facts.rows,
@@ -479,12 +523,15 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
                 invertAdvice = _("Bone seems to be dark here: invert?")
             elif chosen.invert and not facts.looks_inverted:
                 invertAdvice = _("Bone seems to be bright already.")
+            if facts.states_linear and not chosen.linear:
+                linearAdvice = _("The DICOM file calls its values linear in the exposure: take the logarithm?")
         if unknown and chosen.rowSpacingMm == 0.0:
             spacingAdvice = _("While it is unknown, the longer side is taken to measure {mm:.0f} mm.").format(
                 mm=ASSUMED_FILM_MM
             )
         _tell(ui.factsLabel, size)
         _tell(ui.invertAdviceLabel, invertAdvice)
+        _tell(ui.linearAdviceLabel, linearAdvice)
         _tell(ui.spacingAdviceLabel, spacingAdvice)
 
     def _showRows(self, names, shown: bool) -> None:
@@ -495,6 +542,33 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
     def _showModel(self) -> None:
         model = (self._models or {}).get(self._parameterNode.model)
         _tell(self.ui.modelLabel, "" if model is None else self.logic.modelText(model))
+
+    def _showSource(self, reasons) -> None:
+        """The radiograph beside what the chosen model gets of it, before anything is sent."""
+        from svdrr.synthesis.preparation import OfferedModel
+
+        chosen = self._parameterNode
+        model = (self._models or {}).get(chosen.model)
+        offered = None if model is None else OfferedModel.of(model)
+        if reasons or self._facts is None or offered is None:
+            tooOld = model is not None and offered is None
+            self._source.clear(_("This backend is too old to say what its models get.") if tooOld else "")
+        else:
+            self._source.show(chosen.inputVolume, self.logic.preparation(chosen), offered)
+
+    def _showLive(self, reasons) -> None:
+        """The view at the angles of its sliders; while a job runs, it waits."""
+        chosen, ui = self._parameterNode, self.ui
+        self._showRows(("livePrimarySlider", "liveSecondarySlider"), chosen.liveView)
+        for name in ("livePictureLabel", "liveStatusLabel", "addLiveViewButton"):
+            getattr(ui, name).visible = chosen.liveView
+        if not chosen.liveView:
+            self._live.clear()
+        elif self._controls.running:
+            self._live.pause()
+        else:
+            order = self.logic.order(chosen, self.logic.liveTargets(chosen))
+            self._live.show(chosen.inputVolume, order, self._backend.choice, reasons)
 
     def _showScores(self) -> None:
         """The table node's rows."""
@@ -611,24 +685,28 @@ class SingleViewSynthesisLogic(ScriptedLoadableModuleLogic):
         truth = None if truthVolume is None else Truth(truthVolume, centerOfCt)
         return synthesis_steps(inputVolume, order, truth=truth, on_nodes=onNodes, prepared=preparedVolume)
 
-    def chosenSteps(self, onNodes):
-        """The steps that the parameter node describes."""
-        from svdrr.mrml.targets import TargetViews
+    def chosenSteps(self, targets, onNodes):
+        """The steps to these `TargetViews` that the parameter node describes."""
+        from svdrr.mrml.synthesis import Truth, synthesis_steps
 
         chosen = self.getParameterNode()
-        return self.steps(
-            chosen.inputVolume,
-            chosen.model,
-            TargetViews.of(chosen),
-            self.preparation(chosen),
-            chosen.steps or None,
-            chosen.guidance or None,
-            chosen.seed,
-            chosen.truthVolume,
-            chosen.centerOfCt,
-            onNodes,
-            chosen.preparedVolume,
-        )
+        truth = None if chosen.truthVolume is None else Truth(chosen.truthVolume, chosen.centerOfCt)
+        order, prepared = self.order(chosen, targets), chosen.preparedVolume
+        return synthesis_steps(chosen.inputVolume, order, truth=truth, on_nodes=onNodes, prepared=prepared)
+
+    def order(self, chosen: SingleViewSynthesisParameterNode, targets):
+        """The `SynthesisOrder` of these `TargetViews` that a parameter node describes."""
+        from svdrr.mrml.synthesis import SynthesisOrder
+
+        preparation = self.preparation(chosen)
+        steps, guidance = chosen.steps or None, chosen.guidance or None
+        return SynthesisOrder(chosen.model, targets, preparation, steps, guidance, chosen.seed)
+
+    def liveTargets(self, chosen: SingleViewSynthesisParameterNode):
+        """The `TargetViews` that the sliders of the live view mean."""
+        from svdrr.mrml.targets import TargetViews
+
+        return TargetViews(primary_deg=chosen.livePrimaryDeg, secondary_deg=chosen.liveSecondaryDeg)
 
     def preparation(self, chosen: SingleViewSynthesisParameterNode):
         """The preparation that a parameter node describes."""

@@ -79,6 +79,7 @@ def test_capabilities(server: Server) -> None:
     assert found["queue"]["max_queued"] == 64
     tiny = next(model for model in found["models"] if model["name"] == "tiny")
     assert (tiny["resolution"], tiny["num_inference_steps"], tiny["guidance_scale"]) == (32, 2, 1.5)
+    assert tiny["source_gray_levels"] == sorted(tiny["source_gray_levels"])
     assert tiny["size_bytes"] > 0
     assert tiny["license"]
     assert found["super_resolution"]["scales"] == [2, 4]

@@ -159,6 +159,13 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any) -> None:
     assert panel._parameterNode.viewVolume.GetAttribute("SVDRR.Synthetic") == "SYNTHETIC, not for diagnosis"
     assert len(slicer.util.getNodesByClass("vtkMRMLTableNode")) == 1
 
+    live(host, panel)
+    panel.ui.livePrimarySlider.value = 30.0
+    panel.ui.liveSecondarySlider.value = 10.0
+    followed(host, panel, "LAO 30° CRAN 10°", "demo-128")
+    assert "20 steps" in panel.ui.liveStatusLabel.text
+    picture(host, MODULE, f"{MODULE}-live")
+
 
 def test_the_synthetic_view_stands_labeled_beside_the_source(host: Any, ready: Any) -> None:
     from svdrr.mrml.panels.side_by_side import RESULT_VIEW, SOURCE_VIEW
@@ -219,6 +226,169 @@ def test_a_film_is_prepared(host: Any, ready: Any) -> None:
     ready.ui.centerOfCtCheckBox.checked = True
     host.process_events()
     assert ready.ui.applyButton.enabled, ready.ui.applyButton.toolTip
+
+
+def shown_source(host: Any, panel: Any) -> bytes:
+    """The picture of what the model gets, once it is up to date."""
+    from PySide6.QtCore import QBuffer, QByteArray
+    from slicer_host.proxies import unwrap
+
+    host.wait_until(lambda: not panel._source._stepper.running, 30.0)
+    data = QByteArray()
+    unwrap(panel.ui.sourcePictureLabel).pixmap().toImage().save(QBuffer(data), "BMP")
+    return bytes(data.data())
+
+
+def test_what_the_model_will_get_is_shown_before_the_job(host: Any, ready: Any) -> None:
+    import slicer
+
+    host.wait_until(lambda: not hidden(ready.ui.sourcePictureLabel), 30.0)
+    assert "32 x 32 pixels over 480 mm" in ready.ui.sourceStatusLabel.text
+    assert "SYNTHETIC, not for diagnosis" in ready.ui.sourceStatusLabel.text, "the sample is a DRR"
+    assert "Gray values as they are" in ready.ui.sourceStatusLabel.text
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+
+    rows, columns = np.mgrid[:120, :90] / 90.0
+    image = 0.5 + 0.35 * np.sin(5.0 * rows + 2.0) * np.cos(7.0 * columns)
+    film = slicer.util.addVolumeFromArray(np.round(1000 * image).astype(np.int16)[None], name="CR")
+    added = slicer.mrmlScene.GetNumberOfNodes() - nodes
+    ready.ui.inputSelector.setCurrentNode(film)
+    host.wait_until(lambda: ready._facts is not None and "matched" in ready.ui.sourceStatusLabel.text, 30.0)
+    assert "SYNTHETIC" not in ready.ui.sourceStatusLabel.text
+    seen = [shown_source(host, ready)]
+    for change in (
+        lambda: setattr(ready.ui.invertCheckBox, "checked", True),
+        lambda: setattr(ready.ui.linearCheckBox, "checked", True),
+        lambda: setattr(ready.ui.cropTopSpinBox, "value", 40),
+        lambda: choose(ready.ui.quarterTurnsComboBox, 1),
+    ):
+        host.reset_stalls()
+        change()
+        host.process_events()
+        host.wait_until(lambda: ready._facts is not None, 10.0)
+        seen.append(shown_source(host, ready))
+        assert host.stalls() <= LONGEST_STALL_S
+    assert len(set(seen)) == len(seen), "each step of the preparation shows"
+    picture(host, MODULE, f"{MODULE}-source")
+    ready.ui.cropTopSpinBox.value = 1000
+    host.process_events()
+    assert hidden(ready.ui.sourcePictureLabel)
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes + added, "nothing comes into the scene"
+
+
+def live(host: Any, panel: Any) -> None:
+    """Turns the live view on, as a person does."""
+    panel.ui.liveCollapsibleButton.collapsed = False
+    panel._backend._ui.backendCollapsibleButton.collapsed = True
+    host.process_events()
+    host.click(panel.ui.liveViewCheckBox)
+
+
+def followed(host: Any, panel: Any, label: str, model: str = "tiny") -> np.ndarray:
+    """Waits for the live view of this name; returns its picture, (256, 256, 3)."""
+    from PySide6.QtGui import QImage
+    from slicer_host.proxies import unwrap
+
+    host.wait_until(lambda: panel.ui.liveStatusLabel.text.startswith(f"{label}, by {model} in "), 120.0)
+    assert "SYNTHETIC, not for diagnosis" in panel.ui.liveStatusLabel.text
+    image = unwrap(panel.ui.livePictureLabel).pixmap().toImage().convertToFormat(QImage.Format.Format_RGB888)
+    rows = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine())
+    return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
+
+
+def node_ids() -> set[str]:
+    import slicer
+
+    return {slicer.mrmlScene.GetNthNode(index).GetID() for index in range(slicer.mrmlScene.GetNumberOfNodes())}
+
+
+def test_the_live_view_is_what_the_model_makes_of_the_sliders_angles(host: Any, ready: Any) -> None:
+    from svdrr.geometry import CArmPose
+    from svdrr.mrml import radiograph_from_node
+    from svdrr.synthesis.synthesize import Synthesizer
+
+    before = node_ids()
+    live(host, ready)
+    followed(host, ready, "PA")
+    ready.ui.livePrimarySlider.value = 30.0
+    ready.ui.liveSecondarySlider.value = -10.0
+    shown = followed(host, ready, "LAO 30° CAUD 10°")
+    radiograph = radiograph_from_node(ready.ui.inputSelector.currentNode())
+    (view,) = Synthesizer("tiny", "cpu").synthesize(radiograph, [CArmPose(30.0, -10.0)])
+    # Each pixel shows as 8 x 8, down to where the label begins.
+    expected = np.repeat(np.repeat(view.pixels, 8, axis=0), 8, axis=1)[:232]
+    assert np.ptp(expected) > 0.05
+    assert np.abs(shown[:232] / 255.0 - expected[..., None]).max() < 0.01
+    assert (np.ptp(shown[232:].astype(int), axis=2) > 100).sum() > 100, "the label is the only color"
+    assert "few-step" not in ready.ui.liveStatusLabel.text
+
+    # A fast drag: none of those between is made.
+    host.reset_stalls()
+    seen = set()
+    for angle in range(1, 41):
+        ready.ui.livePrimarySlider.value = float(-angle)
+    host.wait_until(
+        lambda: seen.add(ready.ui.liveStatusLabel.text.partition(",")[0]) or "RAO 40° CAUD 10°" in seen, 120.0
+    )
+    assert seen <= {"LAO 30° CAUD 10°", "RAO 40° CAUD 10°"}
+    assert host.stalls() <= LONGEST_STALL_S
+    assert node_ids() == before, "nothing comes into the scene"
+
+    ready.ui.stepsSpinBox.value = 5
+    assert ready.ui.livePictureLabel.pixmap.isNull(), "what other steps have made does not stay"
+    followed(host, ready, "RAO 40° CAUD 10°")
+    assert ready.ui.liveStatusLabel.text.endswith(
+        "This model takes 5 steps; a few-step model follows the slider faster."
+    )
+
+
+def test_a_live_view_goes_into_the_scene(host: Any, ready: Any) -> None:
+    import slicer
+
+    live(host, ready)
+    ready.ui.livePrimarySlider.value = 45.0
+    shown = followed(host, ready, "LAO 45°")
+    host.click(ready.ui.addLiveViewButton)
+    assert ready._controls.running
+    assert not ready.ui.liveCollapsibleButton.enabled, "while a job runs, the live view waits"
+    assert finish(host, ready) == "1 of 1 view is in the scene."
+    added = slicer.util.arrayFromVolume(ready._parameterNode.viewVolume)[0]
+    assert np.abs(shown[4:232:8, 4::8, 0] / 255.0 - added[:29]).max() < 0.01
+    assert "LAO 45°" in browsers()[0].GetMasterSequenceNode().GetNthIndexValue(0)
+    assert ready.ui.liveCollapsibleButton.enabled
+    ready.ui.livePrimarySlider.value = 50.0
+    followed(host, ready, "LAO 50°")
+
+
+def test_the_live_view_ends_and_comes_back(host: Any, ready: Any) -> None:
+    from svdrr.mrml.backend import stop_local_backends
+
+    def shows_nothing() -> bool:
+        pixmap = ready.ui.livePictureLabel.pixmap
+        return pixmap is None or pixmap.isNull()
+
+    live(host, ready)
+    followed(host, ready, "PA")
+    host.select("CTTableRemoval")
+    assert shows_nothing()
+    host.select(MODULE)
+    followed(host, ready, "PA")
+
+    stop_local_backends()
+    ready.ui.livePrimarySlider.value = 20.0
+    host.wait_until(lambda: "has ended; the next job starts it again" in ready.ui.liveStatusLabel.text, 120.0)
+    assert shows_nothing()
+    ready.ui.livePrimarySlider.value = 25.0
+    followed(host, ready, "LAO 25°")
+
+    host.click(ready.ui.liveViewCheckBox)
+    assert shows_nothing()
+    host.click(ready.ui.liveViewCheckBox)
+    ready.ui.livePrimarySlider.value = -25.0
+    host.close_scene()
+    host.process_events(0.5)
+    assert shows_nothing()
+    assert not ready.ui.liveViewCheckBox.checked
 
 
 def test_the_window_stays_alive(host: Any, ready: Any) -> None:
@@ -315,6 +485,18 @@ def test_consent_before_anything_goes_to_another_computer(
     assert "gpu.example.org" in host.messages[-1].text
     assert not ready._controls.running
     assert not browsers()
+
+    asked = len(host.messages)
+    host.desk.answers.append("No")
+    live(host, ready)
+    assert len(host.messages) == asked + 1
+    assert not ready.ui.liveViewCheckBox.checked
+    assert status(ready) == "Nothing was sent to gpu.example.org."
+    # As a scene says that was saved by somebody who agreed.
+    ready._parameterNode.liveView = True
+    assert "before you agree that images are sent to gpu.example.org" in ready.ui.liveStatusLabel.text
+    assert len(host.messages) == asked + 1
+    assert not ready._live._picture._stepper.running
 
 
 MODEL = {

@@ -16,9 +16,9 @@ from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose
 from svdrr.mrml import ct_to_node
 from svdrr.mrml.backend import BackendChoice, stop_local_backends
-from svdrr.mrml.drr import CTSource, DRRSettings
-from svdrr.mrml.preview import PREVIEW_PIXELS, LivePreview, picture
-from svdrr.mrml.task import wait
+from svdrr.mrml.drr import PREVIEW_PIXELS, CTSource, DRRSettings
+from svdrr.mrml.preview import LivePreview, picture
+from svdrr.mrml.task import Steps, wait
 from svdrr.radiograph import Radiograph
 
 SETTINGS = DRRSettings(remove_table=False, air_photons_per_pixel=100.0)
@@ -36,6 +36,25 @@ def node() -> Any:
     return ct_to_node(CTVolume(hu, np.diag([3.0, 3.0, 4.0, 1.0]) + 0.0), "CT")
 
 
+class Previews:
+    """Of a CT node, by what a backend makes of them; `seen` are the views that have come."""
+
+    def __init__(self, node: Any, choice: BackendChoice) -> None:
+        self.seen: list[Radiograph] = []
+        self.preview, self._source, self._node, self._choice = LivePreview(), CTSource(), node, choice
+
+    def want(self, *angles: float, isocenter: tuple[float, float, float] = (140.0, 140.0, 120.0)) -> None:
+        pose = CArmPose(*angles, isocenter_ras=isocenter)
+        self.preview.want(self._source.preview_steps(self._node, pose, SETTINGS), self._choice)
+
+    def steps(self) -> Steps[None]:
+        return self.preview.steps(self._see)
+
+    def _see(self, view: Radiograph, seconds: float) -> None:
+        assert 0.0 < seconds < 60.0
+        self.seen.append(view)
+
+
 def test_only_the_newest_is_rendered_and_the_ct_goes_once(
     node: Any, choice: BackendChoice, monkeypatch: pytest.MonkeyPatch, scene: Any
 ) -> None:
@@ -47,63 +66,62 @@ def test_only_the_newest_is_rendered_and_the_ct_goes_once(
         return encode(array)
 
     monkeypatch.setattr(client_module, "to_npy", to_npy)
-    preview = LivePreview(CTSource())
-    seen: list[Radiograph] = []
+    previews = Previews(node, choice)
     for angle in range(20):
-        preview.want(node, CArmPose(float(angle), 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
+        previews.want(float(angle), 0.0)
     modified = scene.GetMTime()
 
-    steps = preview.steps(seen.append)
+    steps = previews.steps()
     for angle in range(20, 40):
         next(steps)
-        preview.want(node, CArmPose(float(angle), 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
+        previews.want(float(angle), 0.0)
     wait(steps)
+    seen = previews.seen
     assert [view.view.pose.primary_deg for view in seen if view.view] == [19.0, 39.0]
     assert seen[0].pixels.shape == (PREVIEW_PIXELS, PREVIEW_PIXELS)
     assert seen[0].provenance is not None
     assert seen[0].provenance.seed is None
 
     for angle in range(5):
-        preview.want(node, CArmPose(0.0, float(angle), (140.0, 140.0, 120.0)), SETTINGS, choice)
-        wait(preview.steps(seen.append))
+        previews.want(0.0, float(angle))
+        wait(previews.steps())
     assert len(seen) == 7
     assert sent == [(64, 96, 96)]
     # Nothing in the scene, nor of it, has changed.
     assert scene.GetMTime() == modified
-    preview.close()
+    previews.preview.close()
 
 
 def test_a_preview_that_fails_says_why_and_the_next_works(node: Any, choice: BackendChoice) -> None:
-    preview = LivePreview(CTSource())
-    seen: list[Radiograph] = []
-    preview.want(node, CArmPose(0.0, 0.0, (9000.0, 0.0, 0.0)), SETTINGS, choice)
+    previews = Previews(node, choice)
+    previews.want(0.0, 0.0, isocenter=(9000.0, 0.0, 0.0))
     with pytest.raises(SVDRRError, match="misses the CT"):
-        wait(preview.steps(seen.append))
-    preview.want(node, CArmPose(0.0, 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
-    wait(preview.steps(seen.append))
+        wait(previews.steps())
+    previews.want(0.0, 0.0)
+    wait(previews.steps())
     slicer.util.arrayFromVolume(node)[4:] = -1000
     slicer.util.arrayFromVolumeModified(node)
-    preview.want(node, CArmPose(0.0, 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
-    wait(preview.steps(seen.append))
-    assert seen[0].pixels.mean() > 2.0 * seen[1].pixels.mean()
-    preview.close()
-    preview.close()
+    previews.want(0.0, 0.0)
+    wait(previews.steps())
+    before, after = previews.seen
+    assert before.pixels.mean() > 2.0 * after.pixels.mean()
+    previews.preview.close()
+    previews.preview.close()
 
 
 def test_a_backend_that_has_ended_is_started_again(node: Any, choice: BackendChoice) -> None:
-    preview = LivePreview(CTSource())
-    seen: list[Radiograph] = []
+    previews = Previews(node, choice)
     for number in range(2):
-        preview.want(node, CArmPose(float(number), 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
-        wait(preview.steps(seen.append))
+        previews.want(float(number), 0.0)
+        wait(previews.steps())
     stop_local_backends()
-    preview.want(node, CArmPose(9.0, 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
+    previews.want(9.0, 0.0)
     with pytest.raises(SVDRRError, match="The backend on this computer has ended; the next job starts it again"):
-        wait(preview.steps(seen.append))
-    preview.want(node, CArmPose(9.0, 0.0, (140.0, 140.0, 120.0)), SETTINGS, choice)
-    wait(preview.steps(seen.append))
-    assert len(seen) == 3
-    preview.close()
+        wait(previews.steps())
+    previews.want(9.0, 0.0)
+    wait(previews.steps())
+    assert len(previews.seen) == 3
+    previews.preview.close()
 
 
 def test_a_picture_is_a_gray_map() -> None:

@@ -18,19 +18,24 @@ from backend_environment import write_backend_environment
 from pydicom.data import get_testdata_file
 
 from svdrr.backend.client import BackendClient
+from svdrr.backend.jobs import SynthesizeJob
+from svdrr.backend.request import synthesis_request
 from svdrr.ct import CTVolume
 from svdrr.errors import SVDRRError
 from svdrr.evaluation.metrics import psnr_db
 from svdrr.geometry import CArmPose, Detector
+from svdrr.models import find_model
 from svdrr.mrml import ct_to_node, radiograph_from_node, radiograph_to_node, views_from_sequence, views_to_sequence
 from svdrr.mrml.backend import BackendChoice, stop_local_backends
 from svdrr.mrml.comparison import PRIMARY, PSNR, SSIM, VIEW, comparison_steps
 from svdrr.mrml.synthesis import (
+    LiveSource,
     SynthesisNodes,
     SynthesisOrder,
     Truth,
     inspection_steps,
     preparation_steps,
+    source_steps,
     synthesis_steps,
 )
 from svdrr.mrml.targets import TargetViews
@@ -38,6 +43,7 @@ from svdrr.mrml.task import wait
 from svdrr.preparation import Preparation
 from svdrr.radiograph import Radiograph
 from svdrr.render import render_drrs
+from svdrr.synthesis.preparation import prepare_source
 
 SWEEP = TargetViews(mode="set", view_set="sweep", sweep_from_deg=-20.0, sweep_to_deg=20.0, sweep_step_deg=20.0)
 ISOCENTER = (10.0, -5.0, 30.0)
@@ -168,6 +174,67 @@ def test_the_real_radiograph_needs_no_inversion_and_states_no_spacing(scene: Any
     assert wait(inspection_steps(stored, Preparation())).looks_inverted
     # Half a turn changes nothing about that.
     assert wait(inspection_steps(stored, Preparation(quarter_turns=2, flip=True))).looks_inverted
+
+
+def test_the_picture_of_the_source_is_what_the_backend_makes_of_its_request(film: Any, models: Path) -> None:
+    model, preparation = find_model("tiny"), Preparation(invert=True, pixel_spacing_mm=(3.0, 2.5))
+    shown = wait(source_steps(film, preparation, model))
+    assert (shown.is_computed, shown.is_matched) == (False, True)
+    header, _, pixels = shown.picture.partition(b"\n")
+    assert header == b"P5 404 200 255"
+    prepared = radiograph_from_node(wait(preparation_steps(film, preparation)))
+    request = synthesis_request(prepared, [CArmPose(30.0)], "tiny")
+    assert isinstance(request.job, SynthesizeJob)
+    given = prepare_source(Radiograph(request.pixels, request.job.pixel_spacing_mm), model)
+    right = np.frombuffer(pixels, np.uint8).reshape(200, 404)[:, 204:] / 255.0
+    centers = ((np.arange(32) + 0.5) * 200 / 32).astype(int)
+    assert np.abs(right[np.ix_(centers, centers)] - given).mean() < 0.01
+    assert np.ptp(given) > 0.2
+
+
+def test_the_picture_of_a_drr_says_so(drr: Any, models: Path) -> None:
+    shown = wait(source_steps(drr, Preparation(), find_model("tiny")))
+    assert (shown.is_computed, shown.is_matched) == (True, False)
+
+
+def test_a_live_view_asks_for_what_the_job_would(drr: Any) -> None:
+    source, pose = LiveSource(), CArmPose(30.0, 10.0)
+    preparation = Preparation(quarter_turns=2, source_angles_deg=(90.0, 0.0))
+    order = SynthesisOrder("tiny", preparation=preparation, steps=3, guidance=2.0, seed=11)
+    live = wait(source.steps(drr, pose, order))
+    prepared = radiograph_from_node(wait(preparation_steps(drr, preparation)))
+    asked = CArmPose(30.0, 10.0, ISOCENTER)
+    job = synthesis_request(prepared, [asked], "tiny", 3, 2.0, 11, CArmPose(90.0, 0.0, ISOCENTER))
+    assert live.job == job.job
+    assert np.array_equal(live.pixels, job.pixels)
+
+    again = wait(source.steps(drr, CArmPose(-5.0), SynthesisOrder("other", preparation=preparation)))
+    assert again.pixels is live.pixels, "pixels are made once"
+    assert isinstance(again.job, SynthesizeJob)
+    assert (again.job.model, again.job.poses[0].primary_deg, again.job.steps) == ("other", -5.0, None)
+    slicer.util.arrayFromVolume(drr)[:] *= 0.5
+    slicer.util.arrayFromVolumeModified(drr)
+    changed = wait(source.steps(drr, pose, order))
+    assert changed.pixels.max() == pytest.approx(0.5 * live.pixels.max())
+    assert changed.pixels_sha256 != live.pixels_sha256
+
+
+class DicomDatabase:
+    """Slicer's, as far as it is asked."""
+
+    def instanceValue(self, uid: str, tag: str) -> str:  # noqa: N802
+        return {("1.2.3", "0028,1040"): "LIN ", ("1.2.4", "0028,1040"): "LOG"}.get((uid, tag), "")
+
+
+@pytest.mark.parametrize(("uids", "linear"), [("1.2.3 1.2.4", True), ("1.2.4", False), ("1.2.5", False), (None, False)])
+def test_the_dicom_database_is_asked_for_the_relationship(
+    film: Any, monkeypatch: pytest.MonkeyPatch, uids: str | None, linear: bool
+) -> None:
+    if uids is not None:
+        film.SetAttribute("DICOM.instanceUIDs", uids)
+    assert not wait(inspection_steps(film, Preparation())).states_linear, "there is no database"
+    monkeypatch.setattr(slicer, "dicomDatabase", DicomDatabase(), raising=False)
+    assert wait(inspection_steps(film, Preparation())).states_linear == linear
 
 
 def test_a_truth_is_rendered_beside_and_scored(drr: Any, ct: CTVolume, choice: BackendChoice) -> None:

@@ -177,7 +177,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stderr.strip() == "0 [] []"
-    for command in ("remove-table", "render", "synthesize", "enhance", "evaluate-demo", "demo"):
+    for command in ("remove-table", "render", "synthesize", "enhance", "evaluate", "demo"):
         assert command in done.stdout
     assert "not for diagnosis" in " ".join(done.stdout.split())
 
@@ -188,7 +188,7 @@ def test_the_installed_command_says_its_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"svdrr {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["remove-table", "render", "synthesize", "enhance", "evaluate-demo", "demo"])
+@pytest.mark.parametrize("command", ["remove-table", "render", "synthesize", "enhance", "evaluate", "demo"])
 def test_every_command_explains_itself(svdrr: Run, command: str) -> None:
     done = svdrr(command, "--help")
     assert (done.code, done.err) == (0, "")
@@ -647,8 +647,12 @@ BAD_OPTIONS = [
     ("synthesize radiograph.png file/out --model tiny", "Cannot write"),
     ("synthesize radiograph.png nowhere/out --model tiny", "nowhere does not exist"),
     ("synthesize radiograph.png file --model tiny", "Not a directory"),
-    ("evaluate-demo out --model nope", "Unknown model 'nope'"),
-    ("evaluate-demo out --model tiny --steps 0", "steps must lie in"),
+    ("evaluate nope phantoms:1 out", "Unknown model 'nope'"),
+    ("evaluate tiny phantoms:1 out --steps 0", "steps must lie in"),
+    ("evaluate tiny phantoms:0 out", "Give 1 to 10,000 phantoms"),
+    ("evaluate tiny phantoms:1 out --views nonsense", "Unknown view set"),
+    ("evaluate tiny phantoms:1 out --lpips ct.nrrd", "is no safetensors file with the weights of lpips"),
+    ("evaluate tiny nothing out", "nothing"),
     ("enhance radiograph.png out.png --method magic", "Unknown super-resolution method 'magic'"),
     ("enhance radiograph.png out.png --scale 3", "scale must be 2 or 4, not 3"),
     ("enhance radiograph.png out.jpg", "must end in .png or .nrrd"),

@@ -80,6 +80,35 @@ def test_dicom_is_bright_bone_by_its_own_range(
     assert radiograph.pixel_spacing_mm == (0.2, 0.35)  # row spacing first
 
 
+EXPOSURE = np.exp(-np.linspace(0.0, 6.0, 400)).reshape(20, 20)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bone_is_bright_by_the_sign_of_the_relationship(
+    tmp_path: Path, write_dx: WriteDX, photometric: str, sign: int
+) -> None:
+    """Of the stored values: 1, less exposure is a lower value; -1, it is a higher one."""
+    integrals = -np.log(EXPOSURE)
+    stored = np.round(integrals * 10000 if sign == -1 else 60000 - integrals * 10000).astype(np.uint16)
+    tags = {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": sign}
+    path = write_dx(tmp_path / "a.dcm", stored, photometric, **tags)
+    np.testing.assert_allclose(read_radiograph(path).pixels, integrals / 6.0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("photometric", "sign"), [("MONOCHROME1", 1), ("MONOCHROME2", 1), ("MONOCHROME1", None)])
+def test_a_raw_signal_is_made_logarithmic(
+    tmp_path: Path, write_dx: WriteDX, photometric: str, sign: int | None
+) -> None:
+    """A detector's signal, 16 bit, linear in the exposure: the line integrals come back, in parts of ln 1000."""
+    tags = {"PixelIntensityRelationship": "LIN", **({} if sign is None else {"PixelIntensityRelationshipSign": sign})}
+    stored = np.round(60000 * EXPOSURE).astype(np.uint16)
+    pixels = read_radiograph(write_dx(tmp_path / "a.dcm", stored, photometric, **tags)).pixels
+    seen = -np.log(EXPOSURE) < 3.0
+    np.testing.assert_allclose(pixels[seen], -np.log(EXPOSURE)[seen] / np.log(1000.0), atol=0.01)
+    assert (np.diff(pixels.ravel()) >= 0.0).all()
+
+
 def test_the_detector_s_spacing_goes_before_the_calibrated_one(tmp_path: Path, write_dx: WriteDX) -> None:
     both = write_dx(tmp_path / "a.dcm", BITS16, ImagerPixelSpacing=["0.2", "0.3"], PixelSpacing=["0.1", "0.1"])
     assert read_radiograph(both).pixel_spacing_mm == (0.2, 0.3)

@@ -9,7 +9,15 @@ import pytest
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
-from svdrr.preparation import NO_MARGINS, Preparation, looks_inverted, prepare, propose_margins
+from svdrr.preparation import (
+    FAINTEST_EXPOSURE,
+    NO_MARGINS,
+    Preparation,
+    logarithmic,
+    looks_inverted,
+    prepare,
+    propose_margins,
+)
 from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
 
@@ -93,6 +101,21 @@ def test_a_crop_off_center_leaves_what_is_seen_on_its_rays() -> None:
     assert (prepared.pixels[-2:] == 0.0).all()
 
 
+def test_the_logarithm_brings_back_line_integrals() -> None:
+    """Beer-Lambert by hand: a tenth of the open beam is 2.302585, a thousandth three times that and the end."""
+    exposure = np.array([[1.0, 0.1, 0.01, 0.001, 1e-5, 0.0]], np.float32)
+    np.testing.assert_allclose(logarithmic(1.0 - exposure)[0], [0.0, 1 / 3, 2 / 3, 1.0, 1.0, 1.0], atol=1e-4)
+    assert np.isclose(-np.log(FAINTEST_EXPOSURE), 3 * 2.302585)
+
+
+def test_it_inverts_before_it_takes_the_logarithm() -> None:
+    exposure = np.exp(-7.0 * PIXELS)
+    prepared = prepare(replace(TAKEN, pixels=exposure), Preparation(invert=True, linear=True))
+    np.testing.assert_allclose(prepared.pixels, np.minimum(7.0 * PIXELS / (3 * 2.302585), 1.0), atol=1e-4)
+    drr = replace(TAKEN, provenance=Provenance("DRR (siddon)", "CT"))
+    assert not prepare(drr, Preparation(linear=True)).has_drr_gray_scale
+
+
 def test_an_inverted_drr_no_longer_has_its_gray_scale() -> None:
     drr = replace(TAKEN, provenance=Provenance("DRR (siddon)", "CT"))
     assert prepare(drr, Preparation(quarter_turns=2)).has_drr_gray_scale
@@ -122,6 +145,20 @@ def test_shutters_are_found(shutter: float, margins: tuple[int, int, int, int]) 
     covered[inside] = image[inside]
     noisy = np.clip(covered + rng.normal(0.0, 0.005, image.shape), 0.0, 1.0).astype(np.float32)
     assert propose_margins(noisy) == margins
+
+
+@pytest.mark.parametrize("side", ["top", "bottom", "left", "right"])
+def test_the_half_shadow_of_a_shutter_is_cut_off(side: str) -> None:
+    """A shutter hidden but for its shadow: over 20 lines the open beam fades to a tenth."""
+    rows, columns = np.mgrid[:400, :300] / 300.0
+    integrals = 2.5 + 1.5 * np.sin(9.0 * rows + 2.0) * np.cos(11.0 * columns)
+    shadow = np.interp(np.arange(400), [0, 20], [0.1, 1.0])
+    turns = ["top", "left", "bottom", "right"].index(side)
+    exposure = np.rot90(np.exp(-integrals), -turns) * shadow[: (400, 300)[turns % 2], None]
+    pixels = (np.rot90(-np.log(exposure), turns) / 8.0).astype(np.float32)
+    margins = dict(zip(("top", "bottom", "left", "right"), propose_margins(pixels), strict=True))
+    assert 12 <= margins.pop(side) <= 20
+    assert max(margins.values()) <= 2
 
 
 def test_a_blank_image_has_no_shutters() -> None:

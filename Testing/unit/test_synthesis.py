@@ -160,6 +160,6 @@ def test_paper_configurations_have_the_paper_s_size(name: str, side: int) -> Non
 
 
 def test_configurations_are_listed_and_unknown_ones_refused() -> None:
-    assert configuration_names() == ["demo-128", "paper-256", "paper-512", "paper-1024"]
+    assert configuration_names() == ["demo-128", "demo-256", "paper-256", "paper-512", "paper-1024"]
     with pytest.raises(SVDRRError, match="paper-512"):
         load_configuration("paper-2048")

@@ -188,6 +188,18 @@ def test_the_source_is_encoded_once_for_all_views(synthesizer, limit) -> None:
     assert sizes == [[1], [1]]
 
 
+def test_a_source_is_encoded_again_only_when_it_is_another(synthesizer, limit, radiograph) -> None:
+    other = Radiograph(radiograph.pixels[::-1].copy(), radiograph.pixel_spacing_mm)
+    encoded = limit(synthesizer.pipeline.vae.encoder, lambda pixels: True)
+    first, again, of_other, back = (
+        synthesizer.synthesize(source, POSES[:1])[0].pixels for source in (radiograph, radiograph, other, radiograph)
+    )
+    assert encoded == [1, 1, 1]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, back)
+    assert np.abs(first - of_other).max() > 1e-3
+
+
 def test_bfloat16_makes_the_same_views_to_its_precision(synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, but on a CPU."""
     expected = sample(synthesizer, 2)

@@ -146,7 +146,7 @@ def create_app(
     @app.get("/v1/capabilities")
     def capabilities() -> dict[str, Any]:
         """Devices (name, description, memory_total_bytes, memory_free_bytes, ready, problem), queue (queued, running,
-        max_queued), models (name, resolution, field_of_view_mm, default steps and guidance, size_bytes, licence, use),
+        max_queued), models (name, resolution, field_of_view_mm, source_gray_levels, default steps and guidance, size_bytes, licence, use),
         super_resolution (methods, scales), engines, limits (max_request_bytes, max_views, keep_s)."""
         counts = store.counts()
         return {
@@ -162,6 +162,7 @@ def create_app(
                     "name": model.name,
                     "resolution": model.resolution,
                     "field_of_view_mm": model.field_of_view_mm,
+                    "source_gray_levels": model.source_gray_levels,
                     "num_inference_steps": model.num_inference_steps,
                     "guidance_scale": model.guidance_scale,
                     "size_bytes": model.weights_bytes(),

@@ -58,6 +58,11 @@ def read_samples(out: Path, split: str | None = None, size: int | None = None) -
     )
 
 
+def samples_of(out: Path, ct: dict[str, Any], size: int) -> Iterator[Sample]:
+    """The samples of one CT, an entry of the manifest's "cts"."""
+    return (sample for shard in ct["shards"] if shard["size"] == size for sample in _in_shard(out / shard["file"], ct))
+
+
 def read_sample(out: Path, ct: dict[str, Any], size: int, index: int) -> Sample:
     """One view of one CT, an entry of the manifest's "cts"."""
     first = 0

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from svdrr.evaluation.benchmark import BenchmarkResult
+from svdrr.evaluation.benchmark import Benchmark
 from svdrr.evaluation.plots import plot_over_angle
 from svdrr.provenance import SYNTHETIC_LABEL
 from svdrr.radiograph import Radiograph
@@ -47,7 +47,7 @@ class DemoPictures:
 
 
 def write_report(
-    path: Path, report: dict[str, Any], pictures: DemoPictures, real_ct: BenchmarkResult, phantoms: BenchmarkResult
+    path: Path, report: dict[str, Any], pictures: DemoPictures, real_ct: Benchmark, phantoms: Benchmark
 ) -> None:
     """Writes the page; `report` is what ``report.json`` holds."""
     synthesis, table = report["synthesis"], report["table"]
@@ -135,10 +135,10 @@ def _plain_table(first: str, second: str, entries: dict[str, Any]) -> str:
     return f"<table><tr><th>{first}</th><th>{second}</th></tr>{rows}</table>"
 
 
-def _plot(result: BenchmarkResult, title: str) -> str:
+def _plot(result: Benchmark, title: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plot.png"
-        plot_over_angle(result, title, file)
+        plot_over_angle(result, "primary", title, file)
         return f'<p><img style="max-width: 100%" alt="{escape(title)}" src="{_data_uri(file.read_bytes())}"></p>'
 
 

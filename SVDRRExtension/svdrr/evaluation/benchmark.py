@@ -1,71 +1,123 @@
-"""View-set benchmark of a model against the trivial baselines."""
+"""Methods of view synthesis measured on volumes with known views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdrr.evaluation.metrics import psnr_db, ssim
 from svdrr.geometry import CArmPose
 
-METHODS = ("model", "copy source", "mean DRR")
-OBLIQUE_DEG = 30.0
+Images = NDArray[np.float32]
+"""Radiographs (N, rows, columns) in [0, 1], bright bone."""
 
-Synthesize = Callable[[NDArray[np.float32], Sequence[CArmPose]], NDArray[np.float32]]
-"""Takes a source radiograph (rows, columns) and poses; returns views (poses, rows, columns)."""
+Render = Callable[[Sequence[CArmPose]], Images]
+"""Takes poses about the origin; returns the view of each."""
+
+Method = Callable[[NDArray[np.float32]], Render]
+"""Takes a source radiograph (rows, columns), which is PA about the origin; returns what makes other views of it."""
+
+Metric = Callable[[Images, Images], NDArray[np.float64]]
+"""Takes images and the truth; returns one number for each pair."""
+
+OBLIQUE_DEG = 30.0
+_VIEWS_AT_ONCE = 36
 
 
 @dataclass(frozen=True, eq=False)
-class BenchmarkResult:
-    """PSNR (dB) and SSIM of each method: arrays (volumes, views) by the names in `METHODS`."""
+class Case:
+    """One volume: its name, its source view (rows, columns), and its true views (poses, rows, columns)."""
 
-    primary_deg: NDArray[np.float64]
-    psnr: dict[str, NDArray[np.float64]]
-    ssim: dict[str, NDArray[np.float64]]
+    name: str
+    source: NDArray[np.float32]
+    truth: Images
 
-    def oblique_mean(self, values: dict[str, NDArray[np.float64]], method: str) -> float:
-        """Mean over volumes and views with |primary| ≥ 30°, where copying the source is no longer good enough."""
-        return float(values[method][:, np.abs(self.primary_deg) >= OBLIQUE_DEG].mean())
 
-    def summary(self) -> dict[str, float]:
-        """Means over |primary| ≥ 30° and the model's gains over the baselines in dB."""
-        psnr = {method: self.oblique_mean(self.psnr, method) for method in METHODS}
-        similarity = {method: self.oblique_mean(self.ssim, method) for method in METHODS}
-        return {
-            "psnr": psnr["model"],
-            "psnr_copy": psnr["copy source"],
-            "psnr_mean": psnr["mean DRR"],
-            "psnr_gain_over_copy_db": psnr["model"] - psnr["copy source"],
-            "psnr_gain_over_mean_db": psnr["model"] - psnr["mean DRR"],
-            "ssim": similarity["model"],
-            "ssim_copy": similarity["copy source"],
-            "ssim_mean": similarity["mean DRR"],
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """values: by metric and method, (volumes, poses)."""
+
+    volumes: tuple[str, ...]
+    poses: tuple[CArmPose, ...]
+    values: dict[str, dict[str, NDArray[np.float64]]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics."""
+        return list(self.values)
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods."""
+        return list(next(iter(self.values.values())))
+
+    def angles_deg(self) -> NDArray[np.float64]:
+        """Primary and secondary angle of each pose (poses, 2)."""
+        return np.array([(pose.primary_deg, pose.secondary_deg) for pose in self.poses])
+
+    def of_poses(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Benchmark:
+        """The same for some of the poses."""
+        poses = tuple(np.array(self.poses, object)[chosen])
+        values = {
+            metric: {method: values[:, chosen] for method, values in by_method.items()}
+            for metric, by_method in self.values.items()
         }
+        return Benchmark(self.volumes, poses, values)
+
+    def oblique(self) -> Benchmark:
+        """The views at least 30° from the source view, where copying it is no longer good enough.
+
+        The angle is that between the central rays; where the secondary angle is 0, it is |primary|.
+        """
+        cosine = np.array([pose.detector_direction @ CArmPose().detector_direction for pose in self.poses])
+        return self.of_poses(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))) >= OBLIQUE_DEG - 1e-6)
+
+    def mean(self, metric: str, method: str) -> float:
+        """Mean over the volumes and views."""
+        return float(self.values[metric][method].mean())
 
 
 def benchmark(
-    volumes: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    cases: Iterable[Case],
     poses: Sequence[CArmPose],
-    mean_views: NDArray[np.float32],
-    synthesize: Synthesize,
-) -> BenchmarkResult:
-    """Compares synthesized with true views.
+    methods: Mapping[str, Method],
+    metrics: Mapping[str, Metric],
+    on_view: Callable[[], None] | None = None,
+    on_images: Callable[[str, Case, slice, Images], None] | None = None,
+) -> Benchmark:
+    """Makes the views of every case by every method and measures them against the truth.
 
-    volumes: per volume its source radiograph (rows, columns) and its true views (poses, rows, columns).
-    mean_views: the mean training DRR of each pose (poses, rows, columns).
+    on_view: called once for each view of each method. on_images: called with the method's name, the case, which of
+    the poses, and their images.
     """
-    psnr: dict[str, list[NDArray[np.float64]]] = {method: [] for method in METHODS}
-    similarity: dict[str, list[NDArray[np.float64]]] = {method: [] for method in METHODS}
-    for source, truth in volumes:
-        candidates = (synthesize(source, poses), np.broadcast_to(source, truth.shape), mean_views)
-        for method, images in zip(METHODS, candidates, strict=True):
-            psnr[method].append(psnr_db(images, truth))
-            similarity[method].append(ssim(images, truth))
-    return BenchmarkResult(
-        primary_deg=np.array([pose.primary_deg for pose in poses]),
-        psnr={method: np.stack(values) for method, values in psnr.items()},
-        ssim={method: np.stack(values) for method, values in similarity.items()},
+    names: list[str] = []
+    rows: dict[str, dict[str, list[NDArray[np.float64]]]] = {
+        metric: {name: [] for name in methods} for metric in metrics
+    }
+    for case in cases:
+        names.append(case.name)
+        for method, make in methods.items():
+            render = make(case.source)
+            parts: dict[str, list[NDArray[np.float64]]] = {metric: [] for metric in metrics}
+            for start in range(0, len(poses), _VIEWS_AT_ONCE):
+                chosen = slice(start, min(start + _VIEWS_AT_ONCE, len(poses)))
+                images = render(poses[chosen])
+                for metric, measure in metrics.items():
+                    parts[metric].append(measure(images, case.truth[chosen]))
+                if on_images is not None:
+                    on_images(method, case, chosen, images)
+                for _ in range(len(images) if on_view else 0):
+                    assert on_view is not None
+                    on_view()
+            for metric, values in parts.items():
+                rows[metric][method].append(np.concatenate(values))
+    return Benchmark(
+        tuple(names),
+        tuple(poses),
+        {
+            metric: {method: np.stack(values) for method, values in by_method.items()}
+            for metric, by_method in rows.items()
+        },
     )

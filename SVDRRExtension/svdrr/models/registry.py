@@ -13,6 +13,7 @@ from typing import Any
 from svdrr.errors import SVDRRError
 
 DESCRIPTION_FILE = "model.json"
+BASELINES_FOLDER = "baselines"
 _log = logging.getLogger(__name__)
 # In the source tree, and in an installed extension, where the package lies beside the modules.
 _BUNDLED = tuple(Path(__file__).resolve().parents[level] / "Resources" / "Models" for level in (3, 2))
@@ -53,13 +54,23 @@ class ModelDescription:
 
 def model_folders() -> list[Path]:
     """Folders that hold models: those in the environment variable SVDRR_MODELS, then the bundled ones."""
+    return [folder.parent for place in _places() for folder in sorted(place.glob(f"*/{DESCRIPTION_FILE}"))]
+
+
+def baseline_file(name: str) -> Path:
+    """A file of what models are measured against, which lies beside the models; SVDRRError if it is not there."""
+    for place in _places():
+        if (place / BASELINES_FOLDER / name).is_file():
+            return place / BASELINES_FOLDER / name
+    raise SVDRRError(
+        f"The file '{BASELINES_FOLDER}/{name}', which evaluation needs, was not found beside the models; "
+        "set SVDRR_MODELS to the folder Resources/Models of SVDRR."
+    )
+
+
+def _places() -> list[Path]:
     listed = [Path(entry) for entry in os.environ.get("SVDRR_MODELS", "").split(os.pathsep) if entry]
-    return [
-        folder.parent
-        for place in [*listed, *_BUNDLED]
-        if place.is_dir()
-        for folder in sorted(place.glob(f"*/{DESCRIPTION_FILE}"))
-    ]
+    return [place for place in [*listed, *_BUNDLED] if place.is_dir()]
 
 
 def available_models() -> list[ModelDescription]:

@@ -28,6 +28,8 @@ from svdrr.mrml.sequence import GrowingSequence, in_order
 from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scene
 from svdrr.radiograph import Radiograph
 
+PREVIEW_PIXELS = 128
+
 # As long as a step may take with the window still alive.
 _STEP_S = 0.05
 
@@ -106,6 +108,17 @@ class CTSource:
             )
             self._state, self._request = state, made
         return self._request
+
+    def preview_steps(
+        self, node: slicer.vtkMRMLScalarVolumeNode, pose: CArmPose, settings: DRRSettings
+    ) -> Steps[Request]:
+        """Steps to a request for a preview of one view. SVDRRError for what is no CT, or values out of range.
+
+        It has `PREVIEW_PIXELS` a side on the same detector, and no quantum noise, whose look is that of the pixels'
+        size.
+        """
+        small = replace(settings, detector_pixels=PREVIEW_PIXELS, air_photons_per_pixel=None)
+        return small.request((yield from self.steps(node)), [pose])
 
     def forget(self) -> None:
         """Free the memory."""

@@ -1,67 +1,52 @@
-"""Small DRRs while a slider moves: always of the newest position, never a queue of old ones."""
+"""Single views while a slider moves: always of the newest position, never a queue of old ones."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
-import slicer
-
 from svdrr.backend.client import ArrivedView, BackendClient, RunningJob
+from svdrr.backend.request import Request
 from svdrr.errors import SVDRRError
-from svdrr.geometry import CArmPose
 from svdrr.mrml.backend import BackendChoice, client_of, require_success
-from svdrr.mrml.drr import CTSource, DRRSettings
 from svdrr.mrml.task import Progress, Steps
 from svdrr.radiograph import Radiograph
 
-PREVIEW_PIXELS = 128
-
-
-@dataclass(frozen=True, eq=False)
-class _Wanted:
-    node: slicer.vtkMRMLScalarVolumeNode
-    pose: CArmPose
-    settings: DRRSettings
-    choice: BackendChoice
-
 
 class LivePreview:
-    """Renders what was wanted last. source: where the CT's voxels are kept.
+    """Has a backend make what was wanted last.
 
-    While a preview is at work, only the newest position waits; those between are never rendered. The backend keeps the
-    CT's pixels, because each preview's job is held there until the next one has named them.
+    While a preview is at work, only the newest one waits; those between are never made. The backend keeps the pixels
+    that they are made of, because each preview's job is held there until the next one has named them.
     """
 
-    def __init__(self, source: CTSource) -> None:
-        self._source = source
-        self._wanted: _Wanted | None = None
+    def __init__(self) -> None:
+        self._wanted: tuple[Steps[Request], BackendChoice] | None = None
         self._held: RunningJob | None = None
         self._client: tuple[BackendChoice, BackendClient] | None = None
 
-    def want(
-        self, node: slicer.vtkMRMLScalarVolumeNode, pose: CArmPose, settings: DRRSettings, choice: BackendChoice
-    ) -> None:
-        """Have this view rendered next, instead of any that is waiting; by `steps`, if they are at work, too.
+    def want(self, request: Steps[Request], choice: BackendChoice) -> None:
+        """Have this made next, instead of what is waiting; by `steps`, if they are at work, too.
 
-        The preview has `PREVIEW_PIXELS` a side on the same detector, and no quantum noise, whose look is that of the
-        pixels' size.
+        request: steps, none of them taken yet, to a request for one view, best a `Request.hashed` one.
         """
-        small = replace(settings, detector_pixels=PREVIEW_PIXELS, air_photons_per_pixel=None)
-        self._wanted = _Wanted(node, pose, small, choice)
+        self._wanted = request, choice
 
-    def steps(self, on_view: Callable[[Radiograph], None]) -> Steps[None]:
-        """Steps that render until nothing is wanted any more. SVDRRError with the reason if that fails."""
+    def steps(self, on_view: Callable[[Radiograph, float], None]) -> Steps[None]:
+        """Steps that go on until nothing is wanted any more. SVDRRError with the reason if that fails.
+
+        on_view: called with each view and with the seconds that it took, from the first of its steps on.
+        """
         while self._wanted is not None:
-            wanted, self._wanted = self._wanted, None
-            client = yield from self._client_of(wanted.choice)
-            request = wanted.settings.request((yield from self._source.steps(wanted.node)), [wanted.pose])
-            job = client.start(request, hold=True)
+            (making, choice), self._wanted = self._wanted, None
+            client = yield from self._client_of(choice)
+            began = time.monotonic()
+            job = client.start((yield from making), hold=True)
             # Not before: with its last job the backend would drop the pixels.
             before, self._held = self._held, job
             try:
-                yield from _take(client, job, on_view)
+                yield from _take(client, job, on_view, began)
             except SVDRRError:
                 self._client = None
                 raise
@@ -72,7 +57,7 @@ class LivePreview:
                     job.cancel()
 
     def close(self) -> None:
-        """Want nothing any more, and have the backend forget the CT."""
+        """Want nothing any more, and have the backend forget the pixels."""
         self._wanted = self._client = None
         held, self._held = self._held, None
         if held is not None:
@@ -85,12 +70,14 @@ class LivePreview:
         return self._client[1]
 
 
-def _take(client: BackendClient, job: RunningJob, on_view: Callable[[Radiograph], None]) -> Steps[None]:
-    progress = Progress("Rendering the preview")
+def _take(
+    client: BackendClient, job: RunningJob, on_view: Callable[[Radiograph, float], None], began: float
+) -> Steps[None]:
+    progress = Progress("Waiting for the view")
     while not job.finished:
         for event in job.poll():
             if isinstance(event, ArrivedView):
-                on_view(event.radiograph)
+                on_view(event.radiograph, time.monotonic() - began)
             else:
                 progress = Progress.of_job(event)
         yield progress

@@ -114,6 +114,18 @@ def radiograph_snapshot(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], Ra
     return radiograph
 
 
+def states_linear(node: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether the DICOM file that Slicer's database has of a node calls its pixels linear in the exposure.
+
+    By Pixel Intensity Relationship (0028,1040), "LIN"; of what did not come from the database nothing is known.
+    """
+    database = getattr(slicer, "dicomDatabase", None)
+    uids = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
+    if database is None or not uids:
+        return False
+    return str(database.instanceValue(uids[0], "0028,1040")).strip() == "LIN"
+
+
 def check_radiograph_node(node: Any) -> NDArray[Any]:
     """The node's own array (1, rows, columns); raises what `radiograph_from_node` would, as far as is told at once."""
     array = voxels(node, "a radiograph")

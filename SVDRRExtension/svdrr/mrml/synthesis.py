@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import slicer
 
 from svdrr.backend.client import BackendClient
+from svdrr.backend.jobs import SynthesizeJob
 from svdrr.backend.request import Request, synthesis_request
 from svdrr.ct import CTVolume
 from svdrr.errors import SVDRRError, counted
@@ -17,20 +19,24 @@ from svdrr.mrml.backend import BackendChoice, chosen_backend, client_of, follow
 from svdrr.mrml.comparison import ComparisonNodes, comparison_steps
 from svdrr.mrml.ct import check_ct_node, ct_snapshot
 from svdrr.mrml.nodes import check_output
-from svdrr.mrml.radiograph import VOLUME, radiograph_snapshot, radiograph_to_node
+from svdrr.mrml.preview import picture
+from svdrr.mrml.radiograph import VOLUME, radiograph_snapshot, radiograph_to_node, states_linear
 from svdrr.mrml.sequence import GrowingSequence, in_order
 from svdrr.mrml.targets import TargetViews
-from svdrr.mrml.task import Say, Steps, in_background, require_in_scene
+from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scene
 from svdrr.preparation import NO_MARGINS, Margins, Preparation, looks_inverted, prepare, propose_margins, source_pose
 from svdrr.radiograph import Radiograph
 from svdrr.render import require_in_view
+from svdrr.synthesis.preparation import SourceDomain, beside
 
 SOURCE_ANGLES_DEG = {"pa": (0.0, 0.0), "ap": (180.0, 0.0), "left": (90.0, 0.0), "right": (-90.0, 0.0)}
 """Primary and secondary angles of the projections that a panel offers by name."""
+# A field that is edited asks for one preparation after the other, faster than threads end.
+_SETTLING_S = 0.2
 
 
 def preparation_of(parameters: Any) -> Preparation:
-    """What a parameter node's fields quarterTurns, flip, cropTop, ..., invert, rowSpacingMm, columnSpacingMm,
+    """What a parameter node's fields quarterTurns, flip, cropTop, ..., invert, linear, rowSpacingMm, columnSpacingMm,
     sourceView ("own", "angles" or one of SOURCE_ANGLES_DEG), sourcePrimaryDeg, sourceSecondaryDeg say. A spacing of 0
     is unknown.
     """
@@ -43,6 +49,7 @@ def preparation_of(parameters: Any) -> Preparation:
         flip=parameters.flip,
         margins=(parameters.cropTop, parameters.cropBottom, parameters.cropLeft, parameters.cropRight),
         invert=parameters.invert,
+        linear=parameters.linear,
         pixel_spacing_mm=spacing if min(spacing) > 0.0 else None,
         source_angles_deg=angles,
     )
@@ -91,7 +98,7 @@ class RadiographFacts:
     """What shows of a radiograph that has been turned and flipped, but not cropped or inverted.
 
     pixel_spacing_mm: (row, column), None where unknown. own_pose: None where it has none. looks_inverted, margins: the
-    guesses of `svdrr.preparation`.
+    guesses of `svdrr.preparation`. states_linear: see `svdrr.mrml.radiograph`.
     """
 
     rows: int
@@ -100,11 +107,23 @@ class RadiographFacts:
     own_pose: CArmPose | None
     looks_inverted: bool
     margins: Margins
+    states_linear: bool
+
+
+@dataclass(frozen=True)
+class SourceShown:
+    """picture: a file for Qt, see `svdrr.synthesis.preparation.beside`. is_computed: whether a computed image is in it.
+    is_matched: whether its gray values are matched to the model's.
+    """
+
+    picture: bytes
+    is_computed: bool
+    is_matched: bool
 
 
 def inspection_steps(node: slicer.vtkMRMLScalarVolumeNode, preparation: Preparation) -> Steps[RadiographFacts]:
     """Steps to what shows of a radiograph, once it is turned as the preparation says."""
-    read = radiograph_snapshot(node)
+    read, linear = radiograph_snapshot(node), states_linear(node)
     turning = Preparation(quarter_turns=preparation.quarter_turns, flip=preparation.flip)
 
     def work(say: Say) -> RadiographFacts:
@@ -119,9 +138,65 @@ def inspection_steps(node: slicer.vtkMRMLScalarVolumeNode, preparation: Preparat
             looks_inverted(turned.pixels),
             # The air around a rendered body is no shutter.
             NO_MARGINS if radiograph.provenance else propose_margins(turned.pixels),
+            linear,
         )
 
     return (yield from in_background(work, "Looking at the radiograph"))
+
+
+def source_steps(
+    node: slicer.vtkMRMLScalarVolumeNode, preparation: Preparation, model: SourceDomain
+) -> Steps[SourceShown]:
+    """Steps to a picture of a radiograph beside what the model gets of it, made as the backend makes it."""
+    read = radiograph_snapshot(node)
+
+    def work(say: Say) -> SourceShown:
+        taken = read()
+        prepared = prepare(taken, preparation)
+        shown = picture(Radiograph(beside(taken, prepared, model)))
+        return SourceShown(shown, taken.provenance is not None, not prepared.has_drr_gray_scale)
+
+    return (yield from in_background(work, "Preparing the radiograph"))
+
+
+class LiveSource:
+    """A radiograph node's prepared pixels, ready to be sent; they are made again only where something has changed."""
+
+    def __init__(self) -> None:
+        self._state: tuple[Any, ...] = ()
+        self._request: Request | None = None
+
+    def steps(self, node: slicer.vtkMRMLScalarVolumeNode, pose: CArmPose, order: SynthesisOrder) -> Steps[Request]:
+        """Steps to a request for one view at the angles of `pose`, about the isocenter of the source view, at its
+        distances. order: its targets do not count. SVDRRError for what is no radiograph.
+        """
+        # The time of a change is never that of another one, whatever node it happens to.
+        state = node.GetMTime(), node.GetImageData().GetMTime(), order.preparation
+        if self._request is None or self._state != state:
+            self.forget()
+            settled = time.monotonic() + _SETTLING_S
+            while time.monotonic() < settled:
+                yield Progress("Preparing the radiograph")
+            read = radiograph_snapshot(node)
+
+            def work(say: Say) -> Request:
+                taken = read()
+                source = source_pose(taken, order.preparation)
+                return _request(prepare(taken, order.preparation), [source], order, source).hashed()
+
+            made = yield from in_background(work, "Preparing the radiograph")
+            self._state, self._request = state, made
+        job = self._request.job
+        assert isinstance(job, SynthesizeJob)
+        wanted = replace(job.source_pose, primary_deg=pose.primary_deg, secondary_deg=pose.secondary_deg)
+        job = replace(
+            job, poses=(wanted,), model=order.model, steps=order.steps, guidance=order.guidance, seed=order.seed
+        )
+        return replace(self._request, job=job)
+
+    def forget(self) -> None:
+        """Free the memory."""
+        self._state, self._request = (), None
 
 
 def preparation_steps(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -19,13 +19,19 @@ _FOLDER = Path(__file__).parent / "configurations"
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one network is trained: AdamW with linear warm-up and cosine decay, and an exponential moving average."""
+    """How one network is trained: AdamW with linear warm-up, and an exponential moving average of the weights.
+
+    batch_size: of all processes together. decay: of the learning rate after the warm-up. gradient_checkpointing:
+    compute activations twice instead of keeping them.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
     warmup_steps: int
     ema_decay: float
+    decay: Literal["cosine", "constant"] = "cosine"
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,17 @@ def configuration_names() -> list[str]:
 
 
 def load_configuration(name: str) -> ModelConfiguration:
-    """The shipped configuration `name`; SVDRRError if there is none."""
-    if name not in configuration_names():
-        raise SVDRRError(f"Unknown configuration '{name}'; choose one of: {', '.join(configuration_names())}.")
-    entries = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    training = {part: Schedule(**schedule) for part, schedule in entries.pop("training").items()}
-    return ModelConfiguration(name=name, training=training, **entries)
+    """The shipped configuration `name`, or the one in the file `name` (.json); SVDRRError if there is none."""
+    file = Path(name) if name.endswith(".json") else _FOLDER / f"{name}.json"
+    if file.parent == _FOLDER and name not in configuration_names():
+        choices = ", ".join(configuration_names())
+        raise SVDRRError(f"Unknown configuration '{name}'; choose one of: {choices}, or give a .json file.")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        training = {part: Schedule(**schedule) for part, schedule in entries.pop("training").items()}
+        return ModelConfiguration(name=file.stem, training=training, **entries)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SVDRRError(f"'{file}' is not a model configuration ({error}).") from None
 
 
 def make_vae(configuration: ModelConfiguration) -> AutoencoderKL:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, LCMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -62,11 +63,20 @@ def free_gpu_memory(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedSource:
+    """latent: scaled (1, latent_channels, h, w). tokens: of the image encoder (1, tokens, dim)."""
+
+    latent: Tensor
+    tokens: Tensor
+
+
 class SVDRRPipeline(DiffusionPipeline):
-    """Samples target views of one source radiograph by DPM-Solver++ with classifier-free guidance.
+    """Samples target views of one source radiograph, with classifier-free guidance where the scale is not 1.
 
     vae: `AutoencoderKL`. vcdit: `VCDiT`. image_encoder: `CLIPVisionModel` or `RadiographEncoder`.
-    scheduler: `DPMSolverMultistepScheduler`; its prediction type says what VCDiT predicts.
+    scheduler: `DPMSolverMultistepScheduler` (the paper's 20 steps), or for a model distilled to a few steps
+    `LCMScheduler`; its prediction type says what VCDiT predicts.
     """
 
     model_cpu_offload_seq = "image_encoder->vcdit->vae"
@@ -76,7 +86,7 @@ class SVDRRPipeline(DiffusionPipeline):
         vae: AutoencoderKL,
         vcdit: VCDiT,
         image_encoder: RadiographEncoder | CLIPVisionModel,
-        scheduler: DPMSolverMultistepScheduler,
+        scheduler: DPMSolverMultistepScheduler | LCMScheduler,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, vcdit=vcdit, image_encoder=image_encoder, scheduler=scheduler)
@@ -97,14 +107,24 @@ class SVDRRPipeline(DiffusionPipeline):
         batch_size: int = 8,
         on_step: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """All that `views` yields: radiographs (views, resolution, resolution) in [0, 1]."""
-        batches = self.views(radiograph, relative_views, num_inference_steps, guidance_scale, seed, batch_size, on_step)
+        """All that `views` yields, (views, resolution, resolution) in [0, 1], of a radiograph for `encode_source`."""
+        source = self.encode_source(radiograph)
+        batches = self.views(source, relative_views, num_inference_steps, guidance_scale, seed, batch_size, on_step)
         return np.concatenate(list(batches))
+
+    @torch.no_grad()
+    def encode_source(self, radiograph: NDArray[np.float32]) -> EncodedSource:
+        """What `views` needs of a source radiograph (resolution, resolution) in [0, 1], bright bone."""
+        if radiograph.shape != (self.resolution, self.resolution):
+            raise ValueError(f"radiograph must be {self.resolution} x {self.resolution}, not {radiograph.shape}")
+        source = torch.as_tensor(radiograph, dtype=torch.float32, device=self._execution_device)[None]
+        latent = self._tiled_if_needed(encode_latents, source)
+        return EncodedSource(latent, _granted(self._attempt(image_tokens, self.image_encoder, source)))
 
     @torch.no_grad()
     def views(
         self,
-        radiograph: NDArray[np.float32],
+        source: EncodedSource,
         relative_views: NDArray[np.floating],
         num_inference_steps: int = 20,
         guidance_scale: float = 3.0,
@@ -114,20 +134,18 @@ class SVDRRPipeline(DiffusionPipeline):
     ) -> Iterator[NDArray[np.float32]]:
         """Yields radiographs (batch, resolution, resolution) in [0, 1], batch by batch, in the order of the views.
 
-        radiograph: (resolution, resolution) in [0, 1], bright bone. relative_views: (views, 4) from
-        `svdrr.geometry.relative_view_encoding`. seed: all views start from the same noise, so that a view does not
-        depend on which others are asked for with it. batch_size: views at once; halved, for the rest of the job, when
-        the GPU's memory is not enough. on_step: called after each denoising step with the finished and the total
-        number of steps, each view's counted; it may raise to cancel. SVDRRError if the memory is not enough for one
-        view.
+        source: from `encode_source`. relative_views: (views, 4) from `svdrr.geometry.relative_view_encoding`. seed: all
+        views start from the same noise, so that a view does not depend on which others are asked for with it.
+        batch_size: views at once; halved, for the rest of the job, when the GPU's memory is not enough. on_step: called
+        after each denoising step with the finished and the total number of steps, each view's counted; it may raise to
+        cancel. SVDRRError if the memory is not enough for one view, or if the scheduler knows fewer steps.
         """
-        if radiograph.shape != (self.resolution, self.resolution):
-            raise ValueError(f"radiograph must be {self.resolution} x {self.resolution}, not {radiograph.shape}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        source = torch.as_tensor(radiograph, dtype=torch.float32, device=self._execution_device)[None]
-        source_latent = self._tiled_if_needed(encode_latents, source)
-        tokens = _granted(self._attempt(image_tokens, self.image_encoder, source))
+        most_steps = getattr(self.scheduler.config, "original_inference_steps", num_inference_steps)
+        if num_inference_steps > most_steps:
+            raise SVDRRError(f"This model takes 1 to {most_steps} steps, not {num_inference_steps}.")
+        source_latent, tokens = source.latent, source.tokens
         views = torch.as_tensor(np.asarray(relative_views), dtype=tokens.dtype, device=tokens.device)
         noise = torch.as_tensor(np.random.default_rng(seed).standard_normal(source_latent.shape)).to(source_latent)
 
@@ -146,7 +164,15 @@ class SVDRRPipeline(DiffusionPipeline):
             batch = views[start : start + batch_size]
             after_step = partial(advance, start, len(batch))
             latents = self._attempt(
-                self._denoise, batch, tokens, source_latent, noise, num_inference_steps, guidance_scale, after_step
+                self._denoise,
+                batch,
+                tokens,
+                source_latent,
+                noise,
+                num_inference_steps,
+                guidance_scale,
+                seed,
+                after_step,
             )
             if isinstance(latents, SVDRRError) and len(batch) > 1:
                 batch_size = len(batch) // 2
@@ -164,6 +190,7 @@ class SVDRRPipeline(DiffusionPipeline):
         noise: Tensor,
         num_inference_steps: int,
         guidance_scale: float,
+        seed: int,
         on_step: Callable[[int], None],
     ) -> Tensor:
         """Scaled latents (views, latent_channels, h, w), float32, of one batch; `on_step` gets the finished steps."""
@@ -177,6 +204,8 @@ class SVDRRPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=noise.device)
         # The solver's steps are small and add up, so they stay in float32 whatever the network computes in.
         latents = noise.expand(len(views), -1, -1, -1) * self.scheduler.init_noise_sigma
+        # A consistency model takes new noise between its steps: for each view its own generator, all with one seed.
+        generators = [torch.Generator().manual_seed(seed) for _ in views]
         for step, timestep in enumerate(self.scheduler.timesteps, start=1):
             noised = self.scheduler.scale_model_input(latents, timestep).to(condition.dtype)
             noised = torch.cat([noised, noised]) if guided else noised
@@ -184,7 +213,7 @@ class SVDRRPipeline(DiffusionPipeline):
             if guided:
                 unconditional, conditional = predicted.chunk(2)
                 predicted = unconditional + guidance_scale * (conditional - unconditional)
-            latents = self.scheduler.step(predicted, timestep, latents).prev_sample
+            latents = self.scheduler.step(predicted, timestep, latents, generator=generators).prev_sample
             on_step(step)
         return latents
 

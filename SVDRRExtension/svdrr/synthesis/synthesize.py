@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.utils.logging import disable_progress_bar
+from numpy.typing import NDArray
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
 from svdrr.models import ModelDescription, find_model
 from svdrr.provenance import Provenance, source_text
 from svdrr.radiograph import Radiograph
-from svdrr.synthesis.pipeline import SVDRRPipeline, free_gpu_memory
+from svdrr.synthesis.pipeline import EncodedSource, SVDRRPipeline, free_gpu_memory
 from svdrr.synthesis.preparation import prepare_source
 from svdrr.synthesis.sampling import Sampling
 
@@ -62,6 +64,17 @@ def default_batch_size(device: torch.device, resolution: int) -> int:
     return max(1, min(_MOST_VIEWS, _MOST_PIXELS // resolution**2, fitting))
 
 
+def load_pipeline(model: ModelDescription) -> SVDRRPipeline:
+    """The model's networks on the CPU, as precise as they are saved; SVDRRError if a file is missing or damaged."""
+    disable_progress_bar()
+    try:
+        return SVDRRPipeline.from_pretrained(model.folder, local_files_only=True, use_safetensors=True)
+    except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
+        raise SVDRRError(
+            f"The model '{model.name}' cannot be loaded; files in {model.folder} are missing or damaged."
+        ) from error
+
+
 class Synthesizer:
     """A loaded model that makes views; keep it to make more.
 
@@ -72,13 +85,7 @@ class Synthesizer:
     def __init__(self, model: str | ModelDescription, device: str = "auto", compile: bool = False) -> None:
         self.model = find_model(model) if isinstance(model, str) else model
         self.device = choose_device(device)
-        disable_progress_bar()
-        try:
-            pipeline = SVDRRPipeline.from_pretrained(self.model.folder, local_files_only=True, use_safetensors=True)
-        except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
-            raise SVDRRError(
-                f"The model '{self.model.name}' cannot be loaded; files in {self.model.folder} are missing or damaged."
-            ) from error
+        pipeline = load_pipeline(self.model)
         # Not by `from_pretrained`, whose argument for it has another name in each version, nor by `to`, which warns.
         for part in (pipeline.vcdit, pipeline.image_encoder):
             part.bfloat16() if choose_dtype(self.device) == torch.bfloat16 else part.float()
@@ -96,6 +103,7 @@ class Synthesizer:
             _keep_compiled_code()
             self.pipeline.vcdit.compile()
         self._weights_sha256 = self.model.weights_sha256()
+        self._last_source: tuple[NDArray[np.float32], EncodedSource] | None = None
 
     def synthesize(
         self,
@@ -128,7 +136,7 @@ class Synthesizer:
         sampling = sampling or Sampling.of(self.model)
         source_pose = source_pose or (radiograph.view.pose if radiograph.view else CArmPose())
         batches = self.pipeline.views(
-            prepare_source(radiograph, self.model),
+            self._encoded(prepare_source(radiograph, self.model)),
             [relative_view_encoding(source_pose, pose) for pose in poses],
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
@@ -151,6 +159,12 @@ class Synthesizer:
         detector = Detector.square(self.model.resolution, self.model.field_of_view_mm)
         for image, pose in zip(chain.from_iterable(batches), poses, strict=True):
             yield Radiograph(image, detector.pixel_spacing_mm, View(pose, detector), provenance)
+
+    def _encoded(self, source: NDArray[np.float32]) -> EncodedSource:
+        """The last one's are kept: a slider that moves asks for view after view of the same radiograph."""
+        if self._last_source is None or not np.array_equal(self._last_source[0], source):
+            self._last_source = source, self.pipeline.encode_source(source)
+        return self._last_source[1]
 
 
 def _keep_compiled_code() -> None:

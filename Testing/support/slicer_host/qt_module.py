@@ -16,6 +16,7 @@ _CLASSES = (
     "QPushButton", "QToolButton", "QCheckBox", "QRadioButton", "QComboBox", "QLineEdit", "QSpinBox",
     "QDoubleSpinBox", "QSlider", "QProgressBar", "QPlainTextEdit", "QTableWidget", "QTableWidgetItem",
     "QGroupBox", "QTabWidget", "QStackedWidget", "QPixmap", "QImage", "QIcon", "QColor", "QSize", "Qt", "QUrl",
+    "QPainter", "QFont",
 )  # fmt: skip
 # slicer.util needs these for its own work; the modules have no use for them.
 _CLASSES_OF_SLICER_UTIL = ("QFile", "QCursor")

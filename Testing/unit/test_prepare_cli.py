@@ -1,0 +1,135 @@
+"""``svdrr prepare``: the file that ``svdrr synthesize`` takes, and the picture of what the model will get."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdrr import cli
+from svdrr.images import read_radiograph, write_png
+from svdrr.models import find_model
+from svdrr.preparation import Preparation, prepare
+from svdrr.provenance import Provenance
+from svdrr.radiograph import Radiograph
+from svdrr.synthesis.preparation import beside
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def svdrr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in this process."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["svdrr", "prepare", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def shuttered() -> np.ndarray:
+    rows, columns = np.mgrid[:120, :90] / 90.0
+    image = (0.5 + 0.35 * np.sin(5.0 * rows + 2.0) * np.cos(7.0 * columns)).astype(np.float32)
+    image[:15] = image[:, :8] = 0.0
+    return image
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    file = tmp_path / "film.png"
+    write_png(file, Radiograph(shuttered()))
+    return file
+
+
+def test_everything_at_once(film: Path, tmp_path: Path, svdrr: Run) -> None:
+    out = tmp_path / "out.png"
+    options = ("--turn", 90, "--flip", "--crop", "1,2,3,4", "--invert", "--spacing", "0.3,0.4", "--json")
+    code, said, err = svdrr(film, out, *options)
+    assert code == 0, err
+    done = Preparation(1, True, (1, 2, 3, 4), True, pixel_spacing_mm=(0.3, 0.4))
+    expected = prepare(read_radiograph(film), done)
+    written = read_radiograph(out)
+    np.testing.assert_allclose(written.pixels, expected.pixels, atol=1e-5)
+    assert written.pixel_spacing_mm == (0.3, 0.4)
+    result = json.loads(said)
+    assert (result["rows"], result["columns"]) == expected.pixels.shape
+    assert result["cut_off"] == {"top": 1, "bottom": 2, "left": 3, "right": 4}
+
+
+def test_shutters_are_cut_off_by_themselves(film: Path, tmp_path: Path, svdrr: Run) -> None:
+    for extra in ((), ("--invert",)):
+        code, said, err = svdrr(film, tmp_path / "out.png", "--crop", "auto", "--json", *extra)
+        assert code == 0, err
+        assert json.loads(said)["cut_off"] == {"top": 15, "bottom": 0, "left": 8, "right": 0}
+
+
+def test_the_logarithm(tmp_path: Path, svdrr: Run) -> None:
+    exposure = np.exp(-6.0 * shuttered())
+    write_png(tmp_path / "raw.png", Radiograph(exposure))
+    code, _, err = svdrr(tmp_path / "raw.png", tmp_path / "out.png", "--invert", "--linear")
+    assert code == 0, err
+    np.testing.assert_allclose(
+        read_radiograph(tmp_path / "out.png").pixels, 6.0 * shuttered() / np.log(1000.0), atol=2e-3
+    )
+
+
+def test_the_picture_is_what_the_model_gets(film: Path, tmp_path: Path, svdrr: Run) -> None:
+    code, _, err = svdrr(film, tmp_path / "out.nrrd", "--crop", "auto", "--show", tmp_path / "shown.png")
+    assert code == 0, err
+    with Image.open(tmp_path / "shown.png") as image:
+        shown = np.asarray(image) / 65535.0
+    expected = beside(read_radiograph(film), read_radiograph(tmp_path / "out.nrrd"), find_model("demo-128"))
+    np.testing.assert_allclose(shown, expected, atol=1e-4)
+
+
+def test_computed_images_stay_labeled(tmp_path: Path, svdrr: Run) -> None:
+    write_png(tmp_path / "drr.png", Radiograph(shuttered(), provenance=Provenance("DRR (siddon)", "CT")))
+    assert svdrr(tmp_path / "drr.png", tmp_path / "out.png", "--show", tmp_path / "shown.png")[0] == 0
+    for name in ("out.png", "shown.png"):
+        provenance = read_radiograph(tmp_path / name).provenance
+        assert provenance is not None
+        assert provenance.attributes()["SVDRR.Synthetic"] == "SYNTHETIC, not for diagnosis"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--turn", 45), "by 0, 90, 180, 270 degrees, not by 45"),
+        (("--crop", "1,2"), "Cannot read the crop '1,2'"),
+        (("--crop", "some"), "Cannot read the crop 'some'"),
+        (("--crop", "100,100,0,0"), "cut off less"),
+        (("--crop=-1,0,0,0",), "numbers of pixels from 0 on"),
+        (("--spacing", "0.1"), "Cannot read the spacing"),
+        (("--spacing", "0,0"), "two positive numbers"),
+        (("--show", "shown.jpg"), "must end in .png"),
+        (("--show", "shown.png", "--model", "none"), "Unknown model"),
+    ],
+)
+def test_what_makes_no_sense(
+    film: Path, tmp_path: Path, svdrr: Run, options: tuple[object, ...], sentence: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    code, out, err = svdrr(film, tmp_path / "out.png", *options)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_picture_needs_a_name_of_its_own(film: Path, tmp_path: Path, svdrr: Run) -> None:
+    code, _, err = svdrr(film, tmp_path / "out.png", "--show", tmp_path / "out.png")
+    assert code == 2
+    assert "give one another name" in err
