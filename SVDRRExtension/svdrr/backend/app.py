@@ -146,8 +146,9 @@ def create_app(
     @app.get("/v1/capabilities")
     def capabilities() -> dict[str, Any]:
         """Devices (name, description, memory_total_bytes, memory_free_bytes, ready, problem), queue (queued, running,
-        max_queued), models (name, resolution, field_of_view_mm, source_gray_levels, default steps and guidance, size_bytes, licence, use),
-        super_resolution (methods, scales), engines, limits (max_request_bytes, max_views, keep_s)."""
+        max_queued), models (name, resolution, field_of_view_mm, source_gray_levels, default steps and guidance,
+        size_bytes, licence, use), super_resolution (methods, scales), engines, limits (max_request_bytes, max_views,
+        keep_s)."""
         counts = store.counts()
         return {
             "version": __version__,
