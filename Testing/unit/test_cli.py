@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from command_line import run_svdrr
 from fixture_types import WriteDX
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
 from test_ct_io import PATIENT, write_series
 
-from svdrr import __version__, cli
+from svdrr import __version__
 from svdrr.ct.io import read_ct, write_volume
 from svdrr.ct.phantoms import Label, ThoraxOptions, thorax_phantom
 from svdrr.drr import ENGINES, to_display
@@ -63,19 +64,11 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def svdrr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, models: Path) -> Run:
+def svdrr(capfd: pytest.CaptureFixture[str], models: Path) -> Run:
     """Runs the command in this process, where its libraries are loaded already; the tiny model is there."""
 
     def run(*arguments: object) -> Result:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["svdrr", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return Result(code, out, err)
+        return Result(*run_svdrr(capfd, *arguments))
 
     return run
 

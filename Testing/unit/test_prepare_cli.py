@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_svdrr
 from PIL import Image
 
-from svdrr import cli
 from svdrr.images import read_radiograph, write_png
 from svdrr.models import find_model
 from svdrr.preparation import Preparation, prepare
@@ -24,20 +23,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def svdrr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["svdrr", "prepare", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capfd.readouterr()
-
-    return run
+def svdrr(capfd: pytest.CaptureFixture[str]) -> Run:
+    """``svdrr prepare``."""
+    return partial(run_svdrr, capfd, "prepare")
 
 
 def shuttered() -> np.ndarray:

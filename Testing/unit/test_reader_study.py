@@ -9,19 +9,19 @@ import io
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_svdrr
 from PIL import Image
 from scipy.special import betainc
 
-from svdrr import cli
 from svdrr.ct import CTVolume
 from svdrr.ct.io import write_volume
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
@@ -229,20 +229,9 @@ def test_phantoms_are_counted(models: Path, data: str) -> None:
 
 
 @pytest.fixture
-def svdrr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def svdrr(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The command in this process."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["svdrr", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capfd.readouterr()
-
-    return run
+    return partial(run_svdrr, capfd)
 
 
 def test_the_commands_from_model_to_figures(models: Path, tmp_path: Path, svdrr: Callable[..., Any]) -> None:
