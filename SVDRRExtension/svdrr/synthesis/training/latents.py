@@ -204,10 +204,11 @@ def cache_back_projections(
     views = latents.latents.shape[1]
 
     def radiographs_of(volume: int) -> Iterator[NDArray[np.float32]]:
-        bodies = [back_project(source / np.float32(65535.0), side_mm) for source in latents.sources[volume]]
-        for view in range(views):
-            pose = pose_of(latents.encodings[volume, view % sources, view])
-            yield from project(bodies[view % sources], [pose], pixels, side_mm)
+        seen = np.empty((views, pixels, pixels), np.float32)
+        for number, source in enumerate(latents.sources[volume]):
+            poses = [pose_of(encoding) for encoding in latents.encodings[volume, number, number::sources]]
+            seen[number::sources] = project(back_project(source / np.float32(65535.0), side_mm), poses, pixels, side_mm)
+        return iter(seen)
 
     encoded, _ = cache_latents(vae, (volumes, views, pixels), radiographs_of, [], directory, identity, on_volume)
     return replace(latents, back_projections=encoded)
