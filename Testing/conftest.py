@@ -40,6 +40,7 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "num_attention_heads": 2,
             "attention_head_dim": 16,
             "image_embedding_dim": 32,
+            "back_projection_mm": None,
         },
         image_encoder={**demo.image_encoder, "image_size": 32, "hidden_size": 32},
         sampling={"num_inference_steps": 2, "guidance_scale": 1.5},

@@ -94,7 +94,14 @@ def small() -> ModelConfiguration:
         name="small",
         resolution=32,
         vae={**demo.vae, "block_out_channels": [16, 16, 16, 16], "sample_size": 32},
-        vcdit={**demo.vcdit, "sample_size": 4, "num_layers": 2, "num_attention_heads": 2, "image_embedding_dim": 64},
+        vcdit={
+            **demo.vcdit,
+            "sample_size": 4,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "image_embedding_dim": 64,
+            "back_projection_mm": None,
+        },
         image_encoder={**demo.image_encoder, "image_size": 32, "hidden_size": 64},
         training={"consistency": Schedule(60, 8, 2e-3, 5, 0.9)},
     )

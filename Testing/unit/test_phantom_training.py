@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.drr import from_display, to_display
 from svdrr.geometry import CArmPose, relative_view_encoding
+from svdrr.synthesis.back_projection import back_project, pose_of, project
 from svdrr.synthesis.configuration import Schedule, load_configuration
 from svdrr.synthesis.pipeline import encode_latents
 from svdrr.synthesis.training.phantom_latents import TARGETS, as_acquired, phantom_latents
@@ -163,9 +164,9 @@ def test_latents_belong_to_their_views_and_sources(vae: AutoencoderKL, views: Pa
 
 def test_latents_are_computed_once(vae: AutoencoderKL, views: Path, tmp_path: Path) -> None:
     first = phantom_latents(vae, views, range(2), 16, tmp_path / "latents")
-    written = (tmp_path / "latents" / "latents.npy").stat().st_mtime_ns
+    written = (tmp_path / "latents" / "views" / "latents.npy").stat().st_mtime_ns
     again = phantom_latents(vae, views, range(2), 16, tmp_path / "latents")
-    assert (tmp_path / "latents" / "latents.npy").stat().st_mtime_ns == written
+    assert (tmp_path / "latents" / "views" / "latents.npy").stat().st_mtime_ns == written
     np.testing.assert_array_equal(again.latents, first.latents)
     np.testing.assert_array_equal(again.sources, first.sources)
 
@@ -186,3 +187,24 @@ def test_the_vae_learns_and_its_scaled_latents_have_unit_variance(vae: Autoencod
     with torch.no_grad():
         scaled = encode_latents(trained, torch.from_numpy(radiographs[0].astype(np.float32)))
     assert 0.8 < scaled.std() < 1.25
+
+
+def test_back_projections_are_of_the_source_that_goes_with_the_view(
+    vae: AutoencoderKL, views: Path, tmp_path: Path
+) -> None:
+    found = phantom_latents(vae, views, range(2), 16, tmp_path / "latents", 480.0)
+    assert found.back_projections is not None
+    assert found.back_projections.shape == found.latents.shape
+    for view in (0, 1, 5):
+        body = back_project(found.sources[1, view % SOURCES] / np.float32(65535.0), 480.0)
+        seen = project(body, [pose_of(found.encodings[1, 0, view])], 16, 480.0)
+        with torch.no_grad():
+            expected = encode_latents(vae, torch.from_numpy(seen))[0].numpy()
+        np.testing.assert_allclose(found.back_projections[1, view], expected, atol=5e-3)
+    batch = found.draw(8, np.random.default_rng(0))
+    assert batch.given_latents.shape == (8, 8, 8, 8)
+    numbers = np.random.default_rng(0)
+    volumes, _, drawn = (numbers.integers(size, size=8) for size in (2, SOURCES, TARGETS))
+    np.testing.assert_array_equal(batch.source_numbers, drawn % SOURCES)
+    np.testing.assert_array_equal(batch.given_latents[:, :4], found.source_latents[volumes, drawn % SOURCES])
+    np.testing.assert_array_equal(batch.given_latents[:, 4:], found.back_projections[volumes, drawn])

@@ -29,7 +29,7 @@ VIEWS = [relative_view_encoding(CArmPose(), CArmPose(angle)) for angle in (-60.0
 def pipeline() -> SVDRRPipeline:
     torch.manual_seed(3)
     demo = load_configuration("demo-128")
-    small = dataclasses.replace(demo, vcdit={**demo.vcdit, "num_layers": 2})
+    small = dataclasses.replace(demo, vcdit={**demo.vcdit, "num_layers": 2, "back_projection_mm": None})
     pipeline = make_pipeline(small)
     pipeline.set_progress_bar_config(disable=True)
     # Zero-initialized outputs would hide differences between conditions.

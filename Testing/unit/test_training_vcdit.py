@@ -26,7 +26,14 @@ def small(**schedule: object) -> ModelConfiguration:
         demo,
         resolution=32,
         vae={**demo.vae, "block_out_channels": [16, 16, 16, 16]},
-        vcdit={**demo.vcdit, "sample_size": 4, "num_layers": 2, "num_attention_heads": 2, "image_embedding_dim": 64},
+        vcdit={
+            **demo.vcdit,
+            "sample_size": 4,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "image_embedding_dim": 64,
+            "back_projection_mm": None,
+        },
         image_encoder={**demo.image_encoder, "image_size": 32, "hidden_size": 64},
         sampling={"num_inference_steps": 2, "guidance_scale": 1.5},
         training={"vcdit": dataclasses.replace(SCHEDULE, **schedule)},
@@ -84,7 +91,7 @@ def test_a_sample_s_parts_belong_together() -> None:
     for drawn, count in ((drawn_volume, volumes), (drawn_source, n_sources), (drawn_view, views)):
         assert set(drawn) == set(range(count))
     np.testing.assert_array_equal(batch.target[:, 0, 0, 0], 100 * drawn_volume + drawn_view)
-    np.testing.assert_array_equal(batch.source_latent[:, 0, 0, 0], 100 * drawn_volume + 10 * drawn_source)
+    np.testing.assert_array_equal(batch.given_latents[:, 0, 0, 0], 100 * drawn_volume + 10 * drawn_source)
     np.testing.assert_allclose(batch.source[:, 0, 0] * 65535.0, 100 * drawn_volume + 10 * drawn_source, rtol=1e-5)
     np.testing.assert_array_equal(batch.volumes, drawn_volume)
     np.testing.assert_array_equal(batch.source_numbers, drawn_source)

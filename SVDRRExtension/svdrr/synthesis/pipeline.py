@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModel
 
+from svdrr.drr import AttenuationVolume
 from svdrr.errors import SVDRRError
+from svdrr.synthesis.back_projection import back_project, pose_of, project
 from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
 # The normalization that CLIP's vision tower was trained with (Radford et al., 2021).
@@ -65,10 +67,14 @@ def free_gpu_memory(device: torch.device) -> int:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSource:
-    """latent: scaled (1, latent_channels, h, w). tokens: of the image encoder (1, tokens, dim)."""
+    """latent: scaled (1, latent_channels, h, w). tokens: of the image encoder (1, tokens, dim).
+
+    volume: its back-projection, for a model that looks at that.
+    """
 
     latent: Tensor
     tokens: Tensor
+    volume: AttenuationVolume | None
 
 
 class SVDRRPipeline(DiffusionPipeline):
@@ -119,7 +125,9 @@ class SVDRRPipeline(DiffusionPipeline):
             raise ValueError(f"radiograph must be {self.resolution} x {self.resolution}, not {radiograph.shape}")
         source = torch.as_tensor(radiograph, dtype=torch.float32, device=self._execution_device)[None]
         latent = self._tiled_if_needed(encode_latents, source)
-        return EncodedSource(latent, _granted(self._attempt(image_tokens, self.image_encoder, source)))
+        tokens = _granted(self._attempt(image_tokens, self.image_encoder, source))
+        side_mm = self.vcdit.config.back_projection_mm
+        return EncodedSource(latent, tokens, None if side_mm is None else back_project(radiograph, side_mm))
 
     @torch.no_grad()
     def views(
@@ -145,9 +153,9 @@ class SVDRRPipeline(DiffusionPipeline):
         most_steps = getattr(self.scheduler.config, "original_inference_steps", num_inference_steps)
         if num_inference_steps > most_steps:
             raise SVDRRError(f"This model takes 1 to {most_steps} steps, not {num_inference_steps}.")
-        source_latent, tokens = source.latent, source.tokens
+        tokens = source.tokens
         views = torch.as_tensor(np.asarray(relative_views), dtype=tokens.dtype, device=tokens.device)
-        noise = torch.as_tensor(np.random.default_rng(seed).standard_normal(source_latent.shape)).to(source_latent)
+        noise = torch.as_tensor(np.random.default_rng(seed).standard_normal(source.latent.shape)).to(source.latent)
 
         total = len(views) * num_inference_steps
         reported = 0
@@ -163,11 +171,12 @@ class SVDRRPipeline(DiffusionPipeline):
         while start < len(views):
             batch = views[start : start + batch_size]
             after_step = partial(advance, start, len(batch))
+            given = self._given_latents(source, batch)
             latents = self._attempt(
                 self._denoise,
                 batch,
                 tokens,
-                source_latent,
+                given,
                 noise,
                 num_inference_steps,
                 guidance_scale,
@@ -182,11 +191,24 @@ class SVDRRPipeline(DiffusionPipeline):
             yield torch.cat(images).cpu().numpy()
             start += len(batch)
 
+    def _given_latents(self, source: EncodedSource, views: Tensor) -> Tensor:
+        """What VCDiT gets beside the noised latents: (views, channels, h, w)."""
+        latents = source.latent.expand(len(views), -1, -1, -1)
+        if source.volume is None:
+            return latents
+        poses = [pose_of(view) for view in views.double().cpu().numpy()]
+        seen = project(source.volume, poses, self.resolution, self.vcdit.config.back_projection_mm)
+        encoded = [
+            self._tiled_if_needed(encode_latents, torch.from_numpy(radiograph[None]).to(latents.device))
+            for radiograph in seen
+        ]
+        return torch.cat([latents, torch.cat(encoded)], dim=1)
+
     def _denoise(
         self,
         views: Tensor,
         tokens: Tensor,
-        source_latent: Tensor,
+        given_latents: Tensor,
         noise: Tensor,
         num_inference_steps: int,
         guidance_scale: float,
@@ -195,11 +217,11 @@ class SVDRRPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Scaled latents (views, latent_channels, h, w), float32, of one batch; `on_step` gets the finished steps."""
         condition = self.vcdit.condition(tokens.expand(len(views), -1, -1), views)
-        sources = source_latent.to(condition.dtype).expand(len(views), -1, -1, -1)
+        given = given_latents.to(condition.dtype)
         guided = guidance_scale != 1.0
         if guided:
             condition = torch.cat([torch.zeros_like(condition), condition])
-            sources = torch.cat([torch.zeros_like(sources), sources])
+            given = torch.cat([torch.zeros_like(given), given])
         # Each batch starts afresh: the multistep solver keeps earlier outputs between its steps.
         self.scheduler.set_timesteps(num_inference_steps, device=noise.device)
         # The solver's steps are small and add up, so they stay in float32 whatever the network computes in.
@@ -209,7 +231,7 @@ class SVDRRPipeline(DiffusionPipeline):
         for step, timestep in enumerate(self.scheduler.timesteps, start=1):
             noised = self.scheduler.scale_model_input(latents, timestep).to(condition.dtype)
             noised = torch.cat([noised, noised]) if guided else noised
-            predicted = self.vcdit(noised, timestep.expand(len(noised)), sources, condition).float()
+            predicted = self.vcdit(noised, timestep.expand(len(noised)), given, condition).float()
             if guided:
                 unconditional, conditional = predicted.chunk(2)
                 predicted = unconditional + guidance_scale * (conditional - unconditional)

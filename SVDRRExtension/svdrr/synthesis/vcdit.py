@@ -20,6 +20,9 @@ class VCDiT(ModelMixin, ConfigMixin):
     A PixArt transformer with AdaLN-single whose patch embedding takes the noised target latent and the source
     latent, channel-concatenated, and whose cross-attention reads the image tokens, each with the relative view
     appended, through one shared linear projection.
+
+    back_projection_mm: beyond the paper, for small models: side of the detector for which the source is back-projected
+    and seen from the target (`svdrr.synthesis.back_projection`); the latent of that is concatenated, too. None: not.
     """
 
     @register_to_config
@@ -33,6 +36,7 @@ class VCDiT(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         image_embedding_dim: int = 1024,
         interpolation_scale: float = 0.5,
+        back_projection_mm: float | None = None,
     ) -> None:
         super().__init__()
         inner_dim = num_attention_heads * attention_head_dim
@@ -42,7 +46,7 @@ class VCDiT(ModelMixin, ConfigMixin):
             num_layers=num_layers,
             num_attention_heads=num_attention_heads,
             attention_head_dim=attention_head_dim,
-            in_channels=2 * latent_channels,
+            in_channels=latent_channels * (2 if back_projection_mm is None else 3),
             out_channels=latent_channels,
             cross_attention_dim=inner_dim,
             caption_channels=None,
@@ -64,14 +68,15 @@ class VCDiT(ModelMixin, ConfigMixin):
         projected: Tensor = self.view_projection(torch.cat([image_tokens, views], dim=-1))
         return projected
 
-    def forward(self, noised: Tensor, timestep: Tensor, source_latent: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, noised: Tensor, timestep: Tensor, given_latents: Tensor, condition: Tensor) -> Tensor:
         """The noise (or the velocity, as the scheduler's configuration says), shaped like `noised`.
 
-        noised, source_latent: (batch, latent_channels, sample_size, sample_size), both scaled by the VAE's
-        scaling factor. timestep: (batch,). condition: from `condition`.
+        noised: (batch, latent_channels, sample_size, sample_size). given_latents: that of the source, and behind it in
+        the channels that of the back-projection where the model has one. All are scaled by the VAE's scaling factor.
+        timestep: (batch,). condition: from `condition`.
         """
         output: Tensor = self.transformer(
-            torch.cat([noised, source_latent], dim=1), encoder_hidden_states=condition, timestep=timestep
+            torch.cat([noised, given_latents], dim=1), encoder_hidden_states=condition, timestep=timestep
         ).sample
         return output
 

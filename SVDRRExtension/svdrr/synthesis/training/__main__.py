@@ -51,13 +51,18 @@ def main() -> None:
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"))
 
     for rung in RUNGS:
-        (directory / rung).mkdir(exist_ok=True)
         configuration = load_configuration(rung)
-        latents = phantom_latents(pipeline.vae, views, seeds, configuration.resolution, directory / rung / "latents")
+        latents = phantom_latents(
+            pipeline.vae,
+            views,
+            seeds,
+            configuration.resolution,
+            directory / rung,
+            configuration.vcdit["back_projection_mm"],
+        )
         pipeline = begin_from(configuration, pipeline)
         train_vcdit(configuration, pipeline, latents, directory / rung / "train", arguments.seed)
         export_model(pipeline, configuration, latents.sources[:, 0], directory / rung / "model")
-    (directory / FEW_STEPS).mkdir(exist_ok=True)
     few_steps = distill(pipeline, largest, latents, directory / FEW_STEPS / "train", arguments.seed)
     one_step = replace(largest, name=FEW_STEPS, sampling={"num_inference_steps": 1, "guidance_scale": 1.0})
     export_model(few_steps, one_step, latents.sources[:, 0], directory / FEW_STEPS / "model")

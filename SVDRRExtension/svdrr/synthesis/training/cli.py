@@ -47,7 +47,7 @@ def train_command(
 
         from svdrr.synthesis.configuration import load_configuration
         from svdrr.synthesis.synthesize import load_pipeline
-        from svdrr.synthesis.training.latents import dataset_latents, training_cts
+        from svdrr.synthesis.training.latents import cache_back_projections, dataset_latents, training_cts
         from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
     from svdrr.dataset.settings import read_manifest
     from svdrr.models.write import write_model
@@ -63,6 +63,12 @@ def train_command(
     processes = PartialState()
     pipeline = begin_from(configuration, load_pipeline(model))
     pipeline.vcdit.float()
+    side_mm, seen_mm = _side_mm(data, cts[0], configuration), pipeline.vcdit.config.back_projection_mm
+    if seen_mm not in (None, side_mm):
+        raise SVDRRError(
+            f"The detector of {data} has sides of {side_mm:g} mm, and the configuration back-projects from one of "
+            f"{seen_mm:g} mm; make them equal."
+        )
     dataset = read_manifest(data)["index_sha256"]
     settings = {
         "configuration": hashlib.sha256(json.dumps(asdict(configuration), sort_keys=True).encode()).hexdigest(),
@@ -75,10 +81,15 @@ def train_command(
         _begin(run, settings)
     with _progress("Encoding CTs", len(cts)) as advance:
         latents = dataset_latents(pipeline.vae, data, configuration.resolution, run / "latents", advance)
+    if seen_mm is not None:
+        with _progress("Back-projecting", len(cts)) as advance:
+            latents = cache_back_projections(
+                pipeline.vae, latents, seen_mm, run / "back-projections", {"data set": dataset}, advance
+            )
     with _progress("Training", schedule.steps) as advance:
         train_vcdit(configuration, pipeline, latents, run, seed, save_every, mixed_precision, advance)
     if processes.is_main_process:
-        description = _description(configuration, latents, _side_mm(data, cts[0], configuration), model, dataset)
+        description = _description(configuration, latents, side_mm, model, dataset)
         write_model(run / "model", pipeline, description)
         result = {"model": str(run / "model"), "steps": schedule.steps}
         _report(as_json, result, f"Trained for {schedule.steps:,} steps; the model is in {run / 'model'}.")

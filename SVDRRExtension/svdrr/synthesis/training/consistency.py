@@ -63,7 +63,7 @@ def distill(
         earlier = (later - SKIPPED_TIMESTEPS).clamp(min=0)
 
         noised = noise_schedule.add_noise(batch.target, on_device(noise[mine]), later)
-        given = batch.source_latent
+        given = batch.given_latents
         with torch.no_grad():
             tokens = image_tokens(teacher.image_encoder, batch.source)
             condition = teacher.vcdit.condition(tokens, batch.encoding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from svdrr.dataset.settings import read_manifest
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_directory
 from svdrr.geometry import View, relative_view_encoding
+from svdrr.synthesis.back_projection import back_project, pose_of, project
 from svdrr.synthesis.pipeline import encode_latents
 from svdrr.synthesis.training.loop import share
 
@@ -36,13 +37,15 @@ class LatentSet:
 
     latents: scaled latents (volumes, views, c, h, w). sources: their radiographs (volumes, n_sources, rows, columns),
     16 bit. source_latents: (volumes, n_sources, c, h, w). encodings: `relative_view_encoding` from each source to each
-    view, (volumes, n_sources, views, 4).
+    view, (volumes, n_sources, views, 4). back_projections: for models that look at them, the latents of what the views
+    look like in the back-projection of source number view % n_sources, (volumes, views, c, h, w).
     """
 
     latents: NDArray[np.floating]
     sources: NDArray[np.uint16]
     source_latents: NDArray[np.floating]
     encodings: NDArray[np.float32]
+    back_projections: NDArray[np.floating] | None = None
 
     def draw(self, batch_size: int, generator: np.random.Generator) -> LatentBatch:
         """Random views of random volumes from random sources: this process's `share` of a batch, on its device."""
@@ -51,10 +54,15 @@ class LatentSet:
         views = generator.integers(self.latents.shape[1], size=batch_size)
         mine = share(batch_size)
         volumes, sources, views = volumes[mine], sources[mine], views[mine]
+        if self.back_projections is not None:
+            sources = views % self.sources.shape[1]
+        given = on_device(self.source_latents[volumes, sources])
+        if self.back_projections is not None:
+            given = torch.cat([given, on_device(self.back_projections[volumes, views])], dim=1)
         return LatentBatch(
             target=on_device(self.latents[volumes, views]),
             source=on_device(self.sources[volumes, sources]) / 65535.0,
-            source_latent=on_device(self.source_latents[volumes, sources]),
+            given_latents=given,
             encoding=on_device(self.encodings[volumes, sources, views]),
             volumes=volumes,
             source_numbers=sources,
@@ -63,14 +71,15 @@ class LatentSet:
 
 @dataclass(frozen=True, eq=False)
 class LatentBatch:
-    """target, source_latent: (batch, c, h, w). source: (batch, rows, columns) in [0, 1]. encoding: (batch, 4).
+    """target: (batch, c, h, w). source: (batch, rows, columns) in [0, 1]. given_latents: for `VCDiT.forward`, that of
+    the source first. encoding: (batch, 4).
 
     volumes, source_numbers: which of the set's volumes and of their sources these are, (batch,).
     """
 
     target: Tensor
     source: Tensor
-    source_latent: Tensor
+    given_latents: Tensor
     encoding: Tensor
     volumes: NDArray[np.int64]
     source_numbers: NDArray[np.int64]
@@ -177,6 +186,32 @@ def dataset_latents(
         on_volume,
     )
     return LatentSet(latents, sources, latents[:, :1], np.tile(_encodings(views), (len(cts), 1, 1, 1)))
+
+
+def cache_back_projections(
+    vae: AutoencoderKL,
+    latents: LatentSet,
+    side_mm: float,
+    directory: Path,
+    identity: dict[str, str],
+    on_volume: Callable[[int, int], None] | None = None,
+) -> LatentSet:
+    """`latents` with its back-projections, which are kept in `directory` as by `cache_latents`.
+
+    side_mm: of the sources' detector.
+    """
+    volumes, sources, pixels, _ = latents.sources.shape
+    views = latents.latents.shape[1]
+
+    def radiographs_of(volume: int) -> Iterator[NDArray[np.float32]]:
+        seen = np.empty((views, pixels, pixels), np.float32)
+        for number, source in enumerate(latents.sources[volume]):
+            poses = [pose_of(encoding) for encoding in latents.encodings[volume, number, number::sources]]
+            seen[number::sources] = project(back_project(source / np.float32(65535.0), side_mm), poses, pixels, side_mm)
+        return iter(seen)
+
+    encoded, _ = cache_latents(vae, (volumes, views, pixels), radiographs_of, [], directory, identity, on_volume)
+    return replace(latents, back_projections=encoded)
 
 
 def _encodings(views: Sequence[View]) -> NDArray[np.float32]:

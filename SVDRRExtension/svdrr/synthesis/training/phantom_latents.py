@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from svdrr.drr import from_display, to_display
 from svdrr.geometry import CArmPose, relative_view_encoding
-from svdrr.synthesis.training.latents import LatentSet, cache_latents, weights_sha256
+from svdrr.synthesis.training.latents import LatentSet, cache_back_projections, cache_latents, weights_sha256
 from svdrr.synthesis.training.phantom_views import SOURCES
 
 TARGETS = 36
@@ -42,12 +42,14 @@ def phantom_latents(
     seeds: range,
     pixels: int,
     directory: Path,
+    back_projection_mm: float | None = None,
     on_volume: Callable[[int, int], None] | None = None,
 ) -> LatentSet:
     """Per phantom `TARGETS` views, PA the first, and `SOURCES` sources: PA, and three `as_acquired` from about there.
 
     The relative views are counted from PA: how far a patient stood from it is not known in practice. views: the folder
-    of `build_phantom_views`. pixels: per side; views that have more are averaged. Latents are kept in `directory`.
+    of `build_phantom_views`. pixels: per side; views that have more are averaged. back_projection_mm: as of `VCDiT`.
+    Latents are kept in `directory`.
     """
     files = [views / f"{seed:07d}.safetensors" for seed in seeds]
 
@@ -58,19 +60,24 @@ def phantom_latents(
         yield from (as_acquired(_reduced(radiograph, pixels), generator) for radiograph in stored[1 - SOURCES :])
 
     sources = [0, *range(TARGETS, TARGETS + SOURCES - 1)]
+    directory.mkdir(parents=True, exist_ok=True)
+    identity = {"phantoms": f"{seeds.start}:{seeds.stop}", "vae": weights_sha256(vae)}
     latents, radiographs = cache_latents(
         vae,
         (len(seeds), TARGETS + SOURCES - 1, pixels),
         radiographs_of,
         sources,
-        directory,
-        {"phantoms": f"{seeds.start}:{seeds.stop}", "vae": weights_sha256(vae)},
+        directory / "views",
+        identity,
         on_volume,
     )
     encodings = np.stack([_encodings(file, seed) for file, seed in zip(files, seeds, strict=True)])
-    return LatentSet(
+    found = LatentSet(
         latents[:, :TARGETS], radiographs, latents[:, sources], np.repeat(encodings[:, None], SOURCES, axis=1)
     )
+    if back_projection_mm is None:
+        return found
+    return cache_back_projections(vae, found, back_projection_mm, directory / "back-projections", identity, on_volume)
 
 
 def _targets(seed: int, views: int) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
 DROP_PROBABILITY = 0.05
 """Share of the samples without tokens, without source latent, and without both, each, as in zero123."""
+_PATCHES = "transformer.pos_embed.proj.weight"
 PICTURE_ROWS, PICTURE_PIXELS = 4, 256
 
 
@@ -31,11 +32,15 @@ def begin_from(configuration: ModelConfiguration, start: SVDRRPipeline) -> SVDRR
     """A pipeline of `configuration` that has the weights of `start`, bit for bit, and its VAE and image encoder.
 
     This is the paper's weak-to-strong step: PixArt's positions are no weights but the sines and cosines of patch
-    coordinates, which the configuration's interpolation scale spreads over the same range at every resolution.
+    coordinates, which the configuration's interpolation scale spreads over the same range at every resolution. Where
+    `configuration` has a back-projection and `start` has none, its weights begin as zeros, so that nothing changes.
     SVDRRError, which names a weight, if `start` is of another architecture.
     """
     vcdit = VCDiT(**configuration.vcdit)
     given, wanted = start.vcdit.state_dict(), vcdit.state_dict()
+    if vcdit.config.back_projection_mm is not None and start.vcdit.config.back_projection_mm is None:
+        seen = given[_PATCHES]
+        given[_PATCHES] = torch.cat([seen, torch.zeros_like(seen[:, : vcdit.config.latent_channels])], dim=1)
     differing = [name for name in {**wanted, **given} if _shape(given, name) != _shape(wanted, name)]
     if differing:
         name = differing[0]
@@ -104,7 +109,7 @@ def train_vcdit(
         predicted = vcdit(
             noise_schedule.add_noise(batch.target, noise, timestep),
             timestep,
-            batch.source_latent * keeps_latent[:, None, None, None],
+            batch.given_latents * keeps_latent[:, None, None, None],
             vcdit.condition(tokens, batch.encoding) * keeps_tokens[:, None, None],
         )
         if noise_schedule.config.prediction_type == "v_prediction":
