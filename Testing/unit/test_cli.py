@@ -645,6 +645,7 @@ BAD_OPTIONS = [
     ("evaluate tiny phantoms:0 out", "Give 1 to 10,000 phantoms"),
     ("evaluate tiny phantoms:1 out --views nonsense", "Unknown view set"),
     ("evaluate tiny phantoms:1 out --lpips ct.nrrd", "is no safetensors file with the weights of lpips"),
+    ("evaluate tiny phantoms:1 out --fid ct.nrrd", "is no safetensors file with the weights of pytorch_fid"),
     ("evaluate tiny nothing out", "nothing"),
     ("enhance radiograph.png out.png --method magic", "Unknown super-resolution method 'magic'"),
     ("enhance radiograph.png out.png --scale 3", "scale must be 2 or 4, not 3"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,16 +25,18 @@ from svdrr.dataset.settings import make_settings
 from svdrr.drr import AttenuationVolume, make_renderer, to_display
 from svdrr.errors import SVDRRError
 from svdrr.evaluation.baselines import back_projection, copy_source, lifting, mean_drr
-from svdrr.evaluation.benchmark import Benchmark, Case, benchmark
-from svdrr.evaluation.cases import open_cases
+from svdrr.evaluation.benchmark import ALL, OBLIQUE, Benchmark, Case, benchmark
+from svdrr.evaluation.evaluate import cases_of
 from svdrr.evaluation.lifting import DEPTH_MM, LAYERS, LiftingNetwork, attenuation_volume, frustum_coordinates
 from svdrr.evaluation.lpips import load_lpips
 from svdrr.evaluation.metrics import psnr_db, ssim
 from svdrr.evaluation.report import estimates, table, write_results
 from svdrr.evaluation.statistics import over_volumes
 from svdrr.evaluation.training.lifting import ray_points, rendered
+from svdrr.evaluation.volumes import one_ct, open_volumes
 from svdrr.geometry import CArmPose, Detector, View
-from svdrr.geometry.viewsets import hemisphere_views, simple_views
+from svdrr.geometry.viewsets import hemisphere_views, simple_views, views_document
+from svdrr.models import find_model
 
 ORIGIN = (0.0, 0.0, 0.0)
 PIXELS = 64
@@ -143,7 +146,7 @@ def test_the_lifting_network_gives_the_source_back_whatever_its_weights() -> Non
 def test_the_trained_baselines_are_worth_their_names() -> None:
     """On a held-out phantom: lifting knows more than even back-projection, and that more than a copy."""
     poses = [CArmPose(*angles) for angles in ((-90.0, 0.0), (-45.0, 0.0), (60.0, 0.0), (30.0, 30.0))]
-    (case,) = open_cases("phantoms:1", poses, some_model(128)).cases
+    (case,) = cases_of(open_volumes("phantoms:1", some_model(128), poses))
     by_method = {
         method.__name__: psnr_db(method(case.source)(poses), case.truth)
         for method in (lifting, back_projection, mean_drr, copy_source)
@@ -227,8 +230,8 @@ def some_model(resolution: int = 32, side_mm: float = 480.0) -> object:
 
 def test_a_ct_and_its_data_set_are_the_same_case(phantom_file: Path, data_set: Path) -> None:
     poses = [CArmPose(60.0), CArmPose(-30.0)]
-    (from_ct,) = open_cases(str(phantom_file), poses, some_model()).cases
-    (from_set,) = open_cases(str(data_set), poses, some_model()).cases
+    (from_ct,) = cases_of(open_volumes(str(phantom_file), some_model(), poses))
+    (from_set,) = cases_of(open_volumes(str(data_set), some_model(), poses))
     np.testing.assert_allclose(from_set.source, from_ct.source, atol=2e-5)
     np.testing.assert_allclose(from_set.truth, from_ct.truth, atol=2e-5)
     assert np.abs(from_ct.truth[0] - from_ct.truth[1]).max() > 0.1
@@ -239,16 +242,45 @@ def test_data_sets_that_do_not_fit_are_refused(data_set: Path, phantom_file: Pat
     poses = [CArmPose(30.0)]
     for model, asked, words in (
         (some_model(), [CArmPose(45.0)], "lacks the view LAO 45°"),
-        (some_model(resolution=64), poses, "has no images of 64 pixels"),
+        (some_model(resolution=64), poses, "needs images of 64 pixels"),
         (some_model(side_mm=400.0), poses, "side of 480 mm and that of 'tiny' one of 400 mm"),
     ):
         with pytest.raises(SVDRRError, match=words):
-            open_cases(str(data_set), asked, model)
+            open_volumes(str(data_set), model, asked)
     training = tmp_path / "training"
     settings = make_settings("sweep:0:30:30", "32", "joseph", split="1,0,0")
     build_dataset([phantom_file], training, settings, "sweep:0:30:30", "joseph")
     with pytest.raises(SVDRRError, match="no CT in its test part"):
-        open_cases(str(training), poses, some_model())
+        open_volumes(str(training), some_model(), poses)
+
+
+def test_what_the_model_was_not_made_for_is_no_volume(phantom_file: Path, data_set: Path, tmp_path: Path) -> None:
+    poses = [CArmPose(30.0)]
+    with pytest.raises(SVDRRError, match=r"phantoms has a side of 480 mm and that of 'tiny' one of 400 mm"):
+        open_volumes("phantoms:1", some_model(side_mm=400.0), poses)
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    with pytest.raises(SVDRRError, match="no CT in"):
+        open_volumes(str(folder), some_model(), poses)
+    (folder / "ct.nrrd").write_text("damaged")
+    with pytest.raises(SVDRRError, match=r"ct\.nrrd"):
+        open_volumes(str(folder), some_model(), poses)
+    (folder / "other.nii.gz").write_bytes(phantom_file.read_bytes())
+    several = open_volumes(str(folder), some_model(), poses)
+    assert (len(several.volumes), several.description) == (2, "2 CTs, tables removed")
+    (case,) = cases_of(replace(several, volumes=several.volumes[1:]))
+    assert case.truth.shape == (1, 32, 32)
+    with pytest.raises(SVDRRError, match=r"cts"):
+        open_volumes(str(folder), some_model(), poses, one_ct(None))
+
+
+def test_a_data_set_is_seen_from_where_it_was_built(data_set: Path) -> None:
+    (own,) = open_volumes(str(data_set), some_model()).volumes
+    source, *views = own.render(range(own.views))
+    assert [view.view.pose.primary_deg for view in (source, *views)] == [0, -90, -60, -30, 30, 60, 90]
+    (case,) = cases_of(open_volumes(str(data_set), some_model(), [CArmPose(60.0), CArmPose(-90.0)]))
+    np.testing.assert_array_equal(case.source, source.pixels)
+    np.testing.assert_array_equal(case.truth, [views[4].pixels, views[0].pixels])
 
 
 # LPIPS
@@ -371,12 +403,57 @@ def test_the_command_leaves_whole_results(svdrr: Run, phantom_file: Path, tmp_pa
     assert phantom_file.name not in text
 
 
+def test_the_fid_has_its_own_tables(
+    svdrr: Run,  # noqa: F811
+    phantom_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Measured with a network of one feature, the mean of the image, so that the FID is easily told from the rest."""
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = nn.Parameter(torch.ones(()))
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return self.unit * values.mean(dim=(1, 2, 3))[:, None]
+
+    monkeypatch.setattr("svdrr.evaluation.evaluate.load_inception", lambda path: Mean())
+    out = tmp_path / "out"
+    options = ("--views", "sweep:-60:60:15", "--views", "list.json", "--steps", 1, "--fid", "weights")
+    (tmp_path / "list.json").write_text(views_document([{"primary_deg": 10}, {"primary_deg": 20}]))
+    monkeypatch.chdir(tmp_path)
+    done = svdrr("evaluate", "tiny", phantom_file, out, *options)
+    assert done.code == 0, done.err
+    document = json.loads((out / "figures.json").read_text(encoding="utf-8"))["estimates"]
+    oblique, every = (document["sweep:-60:60:15"][part]["FID"] for part in (OBLIQUE, ALL))
+    assert (oblique["images"], every["images"]) == (6, 8)
+    assert OBLIQUE not in document["list.json"]
+    assert document["list.json"][ALL]["FID"]["images"] == 2
+    poses = [CArmPose(angle) for angle in (-60.0, -45.0, -30.0, 30.0, 45.0, 60.0)]
+    (case,) = cases_of(open_volumes(str(phantom_file), find_model("tiny"), poses))
+    # Copies of one image: only the truth varies.
+    apart = 2.0 * (case.truth.mean(axis=(1, 2)) - case.source.mean())
+    assert oblique["by_method"]["copy source"] == pytest.approx(apart.mean() ** 2 + apart.var(ddof=1), rel=1e-3)
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert text.count("| method | sweep:-60:60:15: FID ↓ (n = 6) |\n") == 1
+    assert text.count("| method | sweep:-60:60:15: FID ↓ (n = 8) | list.json: FID ↓ (n = 2) |\n") == 1
+    assert f"{every['by_method']['3D lifting']:.2f}" in text
+    assert "biased upward" in text
+    assert "FID" not in (out / "results.csv").read_text(encoding="utf-8")
+    done = svdrr("evaluate", "tiny", phantom_file, tmp_path / "one", "--views", "sweep:0:40:40", "--fid", "weights")
+    assert (done.code, done.out) == (2, "")
+    assert "'sweep:0:40:40' has one (at least 30° from the source view)" in done.err
+
+
 def test_a_run_that_cannot_be_leaves_nothing(svdrr: Run, phantom_file: Path, tmp_path: Path) -> None:  # noqa: F811
     for arguments, words in (
         (("nope", phantom_file), "Unknown model 'nope'"),
         (("tiny", "phantoms:none"), "Give 1 to 10,000 phantoms"),
         (("tiny", phantom_file, "--views", "hemisphere:1"), "The only view is PA"),
         (("tiny", phantom_file, "--lpips", phantom_file), "is no safetensors file"),
+        (("tiny", phantom_file, "--fid", phantom_file), "is no safetensors file"),
         (("tiny", tmp_path / "nothing"), "nothing"),
     ):
         done = svdrr("evaluate", *arguments[:2], tmp_path / "out", *arguments[2:])

@@ -28,7 +28,7 @@ from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.errors import SVDRRError
 from svdrr.evaluation.reader_study.analyze import COLUMNS, Reader, analyze, markdown, read_key, read_results
 from svdrr.evaluation.reader_study.make import KEY_FILE, PAGE_FILE, make_pairs, write_study
-from svdrr.evaluation.reader_study.volumes import Volume, volumes_of
+from svdrr.evaluation.volumes import Volume, open_volumes
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.viewsets import hemisphere_views, pose_to_json, views_document
 from svdrr.models import find_model
@@ -182,7 +182,7 @@ def test_impossible_studies_are_refused_before_anything_is_rendered(pairs: int, 
 def test_drrs_of_a_ct_are_those_of_the_command_line(models: Path, tmp_path: Path, svdrr: Callable[..., Any]) -> None:
     ct = thorax_phantom(7, ThoraxOptions(spacing_mm=12.0)).ct
     write_volume(tmp_path / "ct.nii.gz", ct.hu, ct.ijk_to_ras)
-    (found,) = volumes_of(str(tmp_path / "ct.nii.gz"), find_model("tiny"))
+    (found,) = open_volumes(str(tmp_path / "ct.nii.gz"), find_model("tiny")).volumes
     frontal, oblique = found.render([700])
     lattice = hemisphere_views(1500, ct.isocenter_ras)
     views = tmp_path / "views.json"
@@ -203,7 +203,7 @@ def test_a_data_set_gives_its_test_cts(models: Path, tmp_path: Path, svdrr: Call
     made = tmp_path / "set"
     options = ("--views", "hemisphere:6", "--sizes", "32", "--split", "0,0,1")
     assert svdrr("dataset", "build", tmp_path / "ct.nii.gz", made, *options)[0] == 0
-    (found,) = volumes_of(str(made), find_model("tiny"))
+    (found,) = open_volumes(str(made), find_model("tiny")).volumes
     assert found.views == 5
     frontal, last = found.render([4])
     assert frontal.view is not None
@@ -212,20 +212,20 @@ def test_a_data_set_gives_its_test_cts(models: Path, tmp_path: Path, svdrr: Call
     assert frontal.has_drr_gray_scale
     assert last.view.pose.primary_deg != 0.0
     for options, sentence in (
-        (("--views", "hemisphere:6", "--sizes", "32", "--split", "1,0,0"), "no CT in its split 'test'"),
+        (("--views", "hemisphere:6", "--sizes", "32", "--split", "1,0,0"), "no CT in its test part"),
         (("--views", "simple", "--sizes", "32", "--split", "0,0,1"), "no PA view"),
         (("--views", "hemisphere:6", "--sizes", "48", "--split", "0,0,1"), "needs images of 32 pixels"),
     ):
         other = tmp_path / sentence.replace("'", "")
         assert svdrr("dataset", "build", tmp_path / "ct.nii.gz", other, *options)[0] == 0
         with pytest.raises(SVDRRError, match=sentence):
-            volumes_of(str(other), find_model("tiny"))
+            open_volumes(str(other), find_model("tiny"))
 
 
 @pytest.mark.parametrize("data", ["phantoms:", "phantoms:0", "phantoms:-1", "phantoms:many", "phantoms:100001"])
 def test_phantoms_are_counted(models: Path, data: str) -> None:
-    with pytest.raises(SVDRRError, match="give a number of phantoms"):
-        volumes_of(data, find_model("tiny"))
+    with pytest.raises(SVDRRError, match=r"Give 1 to 10,000 phantoms, such as phantoms:16"):
+        open_volumes(data, find_model("tiny"))
 
 
 @pytest.fixture

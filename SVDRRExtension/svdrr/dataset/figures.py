@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from svdrr.dataset.read import read_sample, read_views_of
+from svdrr.dataset.read import read_chosen, read_views_of
 from svdrr.dataset.settings import read_manifest
 from svdrr.errors import counted
 from svdrr.files import whole_file
@@ -28,8 +28,7 @@ def contact_sheet(out: Path, path: Path) -> None:
     views = _evenly(count, _MOST_VIEWS)
     figure = _figure(1.6 * len(views), 1.75 * len(cts) + 0.6)
     for row, axes_of_ct in zip(cts, figure.subplots(len(cts), len(views), squeeze=False), strict=True):
-        for index, axes in zip(views, axes_of_ct, strict=True):
-            sample = read_sample(out, row, size, index)
+        for sample, axes in zip(read_chosen(out, row, size, views), axes_of_ct, strict=True):
             axes.imshow(sample.pixels, cmap="gray", vmin=0.0, vmax=1.0)
             axes.set_title(sample.view.pose.label, fontsize=7)
             axes.set(xticks=[], yticks=[])

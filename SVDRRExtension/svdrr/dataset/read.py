@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,16 +63,23 @@ def samples_of(out: Path, ct: dict[str, Any], size: int) -> Iterator[Sample]:
     return (sample for shard in ct["shards"] if shard["size"] == size for sample in _in_shard(out / shard["file"], ct))
 
 
-def read_sample(out: Path, ct: dict[str, Any], size: int, index: int) -> Sample:
-    """One view of one CT, an entry of the manifest's "cts"."""
+def read_chosen(out: Path, ct: dict[str, Any], size: int, indices: Sequence[int]) -> list[Sample]:
+    """The views with these numbers of one CT, an entry of the manifest's "cts", in their order; SVDRRError for others.
+
+    Each shard is read once, and of it only these images.
+    """
+    found: dict[int, Sample] = {}
     first = 0
     for shard in ct["shards"]:
-        if shard["size"] != size:
-            continue
-        if index < first + shard["samples"]:
-            return next(_in_shard(out / shard["file"], ct, f"{ct['ct']}-{size}-{index:05d}"))
-        first += shard["samples"]
-    raise SVDRRError(f"{out} has no view {index} of {size} pixels of the CT {ct['ct']}.")
+        if shard["size"] == size:
+            here = [index for index in indices if first <= index < first + shard["samples"]]
+            keys = {f"{ct['ct']}-{size}-{index:05d}" for index in here}
+            found |= {sample.index: sample for sample in _in_shard(out / shard["file"], ct, keys)} if keys else {}
+            first += shard["samples"]
+    for index in indices:
+        if index not in found:
+            raise SVDRRError(f"{out} has no view {index} of {size} pixels of the CT {ct['ct']}.")
+    return [found[index] for index in indices]
 
 
 def read_views_of(out: Path, ct: dict[str, Any], size: int) -> list[View]:
@@ -85,11 +92,11 @@ def read_views_of(out: Path, ct: dict[str, Any], size: int) -> list[View]:
     return views
 
 
-def _in_shard(path: Path, ct: dict[str, Any], wanted: str | None = None) -> Iterator[Sample]:
+def _in_shard(path: Path, ct: dict[str, Any], wanted: Collection[str] | None = None) -> Iterator[Sample]:
     with _opened(path) as tar:
         for member in tar:
             key, _, suffix = member.name.rpartition(".")
-            if suffix != "png" or wanted not in (None, key):
+            if suffix != "png" or (wanted is not None and key not in wanted):
                 continue
             with Image.open(io.BytesIO(_bytes(tar, member.name))) as png:
                 pixels = np.asarray(png).astype(np.float32) / np.float32(65535)

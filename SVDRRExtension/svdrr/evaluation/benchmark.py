@@ -23,6 +23,8 @@ Metric = Callable[[Images, Images], NDArray[np.float64]]
 """Takes images and the truth; returns one number for each pair."""
 
 OBLIQUE_DEG = 30.0
+OBLIQUE = f"at least {OBLIQUE_DEG:g}° from the source view"
+ALL = "all views"
 _VIEWS_AT_ONCE = 36
 
 
@@ -33,6 +35,14 @@ class Case:
     name: str
     source: NDArray[np.float32]
     truth: Images
+
+
+@dataclass(frozen=True)
+class SetDistance:
+    """How far each method's set of images is from the true one; images: how many each has."""
+
+    images: int
+    by_method: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +77,31 @@ class Benchmark:
         return Benchmark(self.volumes, poses, values)
 
     def oblique(self) -> Benchmark:
-        """The views at least 30° from the source view, where copying it is no longer good enough.
+        """The same for the `oblique` views."""
+        return self.of_poses(oblique(self.poses))
 
-        The angle is that between the central rays; where the secondary angle is 0, it is |primary|.
-        """
-        cosine = np.array([pose.detector_direction @ CArmPose().detector_direction for pose in self.poses])
-        return self.of_poses(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))) >= OBLIQUE_DEG - 1e-6)
+    def parts(self) -> dict[str, Benchmark]:
+        """The same for each of the `view_parts`."""
+        return {part: self.of_poses(chosen) for part, chosen in view_parts(self.poses).items()}
 
     def mean(self, metric: str, method: str) -> float:
         """Mean over the volumes and views."""
         return float(self.values[metric][method].mean())
+
+
+def oblique(poses: Sequence[CArmPose]) -> NDArray[np.bool_]:
+    """Which views are at least 30° from the source view, where copying it is no longer good enough.
+
+    The angle is that between the central rays; where the secondary angle is 0, it is |primary|.
+    """
+    cosine = np.array([pose.detector_direction @ CArmPose().detector_direction for pose in poses])
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))) >= OBLIQUE_DEG - 1e-6)
+
+
+def view_parts(poses: Sequence[CArmPose]) -> dict[str, NDArray[np.bool_]]:
+    """Which views are in the parts that are reported apart: the oblique ones, if there are any, and all."""
+    far = oblique(poses)
+    return {**({OBLIQUE: far} if far.any() else {}), ALL: np.ones(len(poses), bool)}
 
 
 def benchmark(

@@ -26,6 +26,9 @@ def evaluate_command(
     lpips: Annotated[
         Path | None, typer.Option(help="Also measure LPIPS: the AlexNet weights of the package lpips, as safetensors.")
     ] = None,
+    fid: Annotated[
+        Path | None, typer.Option(help="Also measure FID: the Inception weights of pytorch-fid, as safetensors.")
+    ] = None,
     series: Annotated[
         str | None, typer.Option(help="Which DICOM series of a CT folder: its number or SeriesInstanceUID.")
     ] = None,
@@ -46,7 +49,7 @@ def evaluate_command(
         from svdrr.evaluation.evaluate import Evaluation
         from svdrr.synthesis.synthesize import Sampling, Synthesizer
     sampling = Sampling.of(description, steps, guidance, seed)
-    evaluation = Evaluation(description, data, views or ["simple"], sampling, lpips, series)
+    evaluation = Evaluation(description, data, views or ["simple"], sampling, lpips, fid, series)
     with _placed(whole_directory, outdir) as folder:
         with _working(f"Loading {description.name}"):
             synthesizer = Synthesizer(description)

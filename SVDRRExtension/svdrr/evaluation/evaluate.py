@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from svdrr.errors import SVDRRError
 from svdrr.evaluation.baselines import back_projection, check_baselines, copy_source, lifting, mean_drr
-from svdrr.evaluation.benchmark import Benchmark, Case, Images, Method, Metric, Render, benchmark
-from svdrr.evaluation.cases import Cases, open_cases
+from svdrr.evaluation.benchmark import Benchmark, Case, Images, Method, Metric, Render, benchmark, view_parts
 from svdrr.evaluation.feature_distance import feature_distance
+from svdrr.evaluation.fid import FidOfSets, check_sets
+from svdrr.evaluation.inception import load_inception
 from svdrr.evaluation.lpips import load_lpips
 from svdrr.evaluation.metrics import ms_ssim, psnr_db, ssim
 from svdrr.evaluation.plots import AXES, plot_examples, plot_over_angle
-from svdrr.evaluation.report import estimates, table, write_results
+from svdrr.evaluation.report import FID, estimates, table, write_results
+from svdrr.evaluation.volumes import Volumes, one_ct, open_volumes
 from svdrr.geometry import CArmPose, parse_views, relative_view_encoding
 from svdrr.models import ModelDescription
 from svdrr.synthesis.sampling import Sampling
@@ -46,6 +48,9 @@ DEFINITIONS = {
     FEATURE_DISTANCE: "SVDRR's own perceptual distance, on features of a small network trained on phantom radiographs; "
     "it is NOT LPIPS, and its numbers compare at one resolution only",
     LPIPS: "LPIPS 0.1 (Zhang et al., 2018) with the AlexNet weights that the user supplied",
+    FID: "Fréchet inception distance (Heusel et al., 2017) with the weights that the user supplied, between a method's "
+    "n images and the n true DRRs of the same views; it is biased upward, below about 2,048 images, the number of its "
+    "features, strongly: compare it at equal n only",
 }
 
 TRIVIAL: dict[str, Method] = {"mean DRR": mean_drr, "copy source": copy_source}
@@ -77,16 +82,25 @@ def model_method(synthesizer: Synthesizer, sampling: Sampling) -> Method:
 
 def short_benchmark(synthesizer: Synthesizer, phantoms: int, poses: Sequence[CArmPose]) -> Benchmark:
     """PSNR and SSIM of the model, as "model", on held-out phantoms, against the trivial baselines."""
-    cases = open_cases(f"phantoms:{phantoms}", poses, synthesizer.model).cases
+    cases = cases_of(open_volumes(f"phantoms:{phantoms}", synthesizer.model, poses))
     methods = {"model": model_method(synthesizer, Sampling.of(synthesizer.model)), **TRIVIAL}
     return benchmark(cases, poses, methods, {PSNR: psnr_db, SSIM: ssim})
+
+
+def cases_of(volumes: Volumes) -> Iterator[Case]:
+    """All views of each volume, rendered when it is asked for."""
+    for volume in volumes.volumes:
+        source, *truth = volume.render(range(volume.views))
+        assert source.provenance is not None
+        yield Case(source.provenance.source, source.pixels, np.stack([view.pixels for view in truth]))
 
 
 class Evaluation:
     """One run: what it needs is read and checked before any work starts, with SVDRRError for what cannot be.
 
-    data: see `svdrr.evaluation.cases.open_cases`. views: specifications of view sets, of which the
-    source view, PA, is left out. lpips: file of `svdrr.evaluation.lpips.load_lpips`.
+    data: see `svdrr.evaluation.volumes.open_volumes`, but of CTs only one. views: specifications of view sets, of
+    which the source view, PA, is left out. lpips: file of `svdrr.evaluation.lpips.load_lpips`; fid: of
+    `svdrr.evaluation.inception.load_inception`.
     """
 
     def __init__(
@@ -96,6 +110,7 @@ class Evaluation:
         views: Sequence[str],
         sampling: Sampling,
         lpips: Path | None = None,
+        fid: Path | None = None,
         series: str | None = None,
     ) -> None:
         self.model, self.sampling = model, sampling
@@ -103,12 +118,15 @@ class Evaluation:
         check_baselines(model)
         self.metrics = {**METRICS, **({LPIPS: load_lpips(lpips)} if lpips else {})}
         self.poses = [pose for poses in self.view_sets.values() for pose in poses]
-        self.cases: Cases = open_cases(data, self.poses, model, series)
+        self.inception = load_inception(fid) if fid else None
+        self.volumes = open_volumes(data, model, self.poses, one_ct(series))
+        if self.inception:
+            check_sets(self._parts(), len(self.volumes.volumes))
 
     @property
     def total(self) -> int:
         """How many images will be made."""
-        return self.cases.count * len(self.poses) * (1 + len(BASELINES))
+        return len(self.volumes.volumes) * len(self.poses) * (1 + len(BASELINES))
 
     def run(self, synthesizer: Synthesizer, folder: Path, on_view: Callable[[], None]) -> dict[str, Any]:
         """Writes ``results.csv``, ``table.md``, ``figures.json`` and the plots to `folder`; returns the figures.
@@ -118,33 +136,55 @@ class Evaluation:
         name = self.model.name
         methods = {name: model_method(synthesizer, self.sampling), **BASELINES}
         examples = _Examples(self.poses)
-        whole = benchmark(self.cases.cases, self.poses, methods, self.metrics, on_view, examples.add)
-        ends = list(accumulate(len(poses) for poses in self.view_sets.values()))
-        view_sets = {
-            views: whole.of_poses(np.arange(end - len(poses), end))
-            for end, (views, poses) in zip(ends, self.view_sets.items(), strict=True)
-        }
+        listeners = [examples.add]
+        fid = FidOfSets(self.inception.to(synthesizer.device), self._parts()) if self.inception else None
+        if fid:
+            listeners.append(fid.add)
+
+        def on_images(method: str, case: Case, chosen: slice, images: Images) -> None:
+            for listener in listeners:
+                listener(method, case, chosen, images)
+
+        whole = benchmark(cases_of(self.volumes), self.poses, methods, self.metrics, on_view, on_images)
+        view_sets = {views: whole.of_poses(chosen) for views, chosen in self._numbers().items()}
+        distances = fid.distances() if fid else None
         facts = {
             "Model": f"{name}, weights SHA-256 {self.model.weights_sha256()[:16]}…",
             "Sampling": f"{self.sampling.num_inference_steps} steps, guidance {self.sampling.guidance_scale:g}, "
             f"seed {self.sampling.seed}",
-            "Data": self.cases.description,
+            "Data": self.volumes.description,
             "Images": f"{self.model.resolution} × {self.model.resolution} pixels of a "
             f"{self.model.field_of_view_mm:g} mm detector; the source is PA",
         }
         write_results(folder / "results.csv", view_sets)
-        text = table(view_sets, name, DEFINITIONS, LOWER_IS_BETTER, facts)
+        text = table(view_sets, name, DEFINITIONS, LOWER_IS_BETTER, facts, distances)
         (folder / "table.md").write_text(text, encoding="utf-8")
-        figures = {**facts, "definitions": DEFINITIONS, "estimates": estimates(view_sets, name)}
+        figures = {**facts, "definitions": DEFINITIONS, "estimates": estimates(view_sets, name, distances)}
         (folder / "figures.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False), encoding="utf-8")
         for views, result in view_sets.items():
             label = re.sub(r"\W+", "-", Path(views).name)
             for axis, angles in zip(AXES, result.angles_deg().T, strict=True):
                 if np.ptp(angles) > 0.0:
-                    title = f"{name}: {views}, {self.cases.description}"
+                    title = f"{name}: {views}, {self.volumes.description}"
                     plot_over_angle(result, axis, title, folder / f"{label}_over_{axis}.png")
-        examples.plot(f"{name}: {self.cases.description}", folder / "examples.png")
+        examples.plot(f"{name}: {self.volumes.description}", folder / "examples.png")
         return figures
+
+    def _numbers(self) -> dict[str, NDArray[np.int64]]:
+        """Which of all the views are those of each view set."""
+        ends = accumulate(len(poses) for poses in self.view_sets.values())
+        of_sets = zip(ends, self.view_sets.items(), strict=True)
+        return {views: np.arange(end - len(poses), end) for end, (views, poses) in of_sets}
+
+    def _parts(self) -> dict[str, dict[str, NDArray[np.bool_]]]:
+        """Which of all the views are in each part of each view set."""
+        parts: dict[str, dict[str, NDArray[np.bool_]]] = {}
+        for views, numbers in self._numbers().items():
+            for part, chosen in view_parts(self.view_sets[views]).items():
+                members = np.zeros(len(self.poses), bool)
+                members[numbers[chosen]] = True
+                parts.setdefault(views, {})[part] = members
+        return parts
 
 
 def _without_source(poses: Sequence[CArmPose]) -> list[CArmPose]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from svdrr.errors import counted
-from svdrr.evaluation.benchmark import OBLIQUE_DEG, Benchmark
+from svdrr.evaluation.benchmark import ALL, OBLIQUE, Benchmark, SetDistance
 from svdrr.evaluation.statistics import FEWEST, RESAMPLES, Estimate, over_volumes
 
 NOT_FOR_DIAGNOSIS = "These figures are of synthetic images, which are not for diagnosis."
-_OBLIQUE = f"at least {OBLIQUE_DEG:g}° from the source view"
-_ALL = "all views"
+FID = "FID"
+_FID_SENTENCE = "Fréchet inception distance (FID) from the true DRRs, each set of n images taken as a whole:"
 
 
 def write_results(path: Path, view_sets: Mapping[str, Benchmark]) -> None:
@@ -31,14 +31,19 @@ def write_results(path: Path, view_sets: Mapping[str, Benchmark]) -> None:
                         rows.writerow([volume, name, f"{primary:.6g}", f"{secondary:.6g}", method, *figures])
 
 
-def estimates(view_sets: Mapping[str, Benchmark], reference: str) -> dict[str, Any]:
+def estimates(
+    view_sets: Mapping[str, Benchmark],
+    reference: str,
+    distances: Mapping[str, Mapping[str, SetDistance]] | None = None,
+) -> dict[str, Any]:
     """By view set, "all views" or the oblique ones, method and metric: mean and confidence interval.
 
-    "difference" is that of `reference`, the model, minus the method, paired by volume.
+    "difference" is that of `reference`, the model, minus the method, paired by volume. "FID", if it was measured:
+    how many images the sets have, and the distance of each method's.
     """
     document: dict[str, Any] = {}
     for name, result in view_sets.items():
-        for part, chosen in _parts(result).items():
+        for part, chosen in result.parts().items():
             by_method: dict[str, Any] = {}
             for method in chosen.methods:
                 by_method[method] = {metric: asdict(_estimate(chosen, metric, method)) for metric in chosen.metrics}
@@ -47,6 +52,8 @@ def estimates(view_sets: Mapping[str, Benchmark], reference: str) -> dict[str, A
                         metric: asdict(_difference(chosen, metric, reference, method)) for metric in chosen.metrics
                     }
             document.setdefault(name, {})[part] = {"views": len(chosen.poses), "methods": by_method}
+            if distances:
+                document[name][part][FID] = asdict(distances[name][part])
     return document
 
 
@@ -56,10 +63,12 @@ def table(
     definitions: Mapping[str, str],
     lower_is_better: frozenset[str],
     facts: Mapping[str, str],
+    distances: Mapping[str, Mapping[str, SetDistance]] | None = None,
 ) -> str:
     """Markdown in the shape of the paper's Table 1 [sv-drr]: a row for each method, columns for view sets and metrics.
 
-    facts: what the heading says of the run.
+    facts: what the heading says of the run. distances: the FID, if it was measured; its tables are its own, since
+    it is of sets and has neither values of views nor intervals over volumes.
     """
     first = next(iter(view_sets.values()))
     volumes = len(first.volumes)
@@ -71,8 +80,8 @@ def table(
         else f"Mean over {counted(volumes, 'volume')}, too few for confidence intervals."
     )
     lines += ["", interval, "The best of each column is bold. ↑: higher is better, ↓: lower is better.", ""]
-    for part in (_OBLIQUE, _ALL):
-        chosen = {name: parts[part] for name, result in view_sets.items() if part in (parts := _parts(result))}
+    for part in (OBLIQUE, ALL):
+        chosen = {name: parts[part] for name, result in view_sets.items() if part in (parts := result.parts())}
         if chosen:
             lines += [f"## Views: {part}", "", *_rows(chosen, lower_is_better), ""]
             lines += [
@@ -81,17 +90,17 @@ def table(
                 *_difference_rows(chosen, reference),
                 "",
             ]
+            if distances:
+                of_part = {name: distances[name][part] for name in chosen}
+                lines += [_FID_SENTENCE, "", *_distance_rows(of_part), ""]
     lines += ["## Definitions", "", *(f"- {metric}: {definitions[metric]}." for metric in first.metrics)]
+    if distances:
+        lines += [f"- {FID}: {definitions[FID]}."]
     lines += [
-        "- All metrics are taken per view and averaged over the views of a volume, then over the volumes; intervals "
-        "draw whole volumes, since the views of one are not independent.",
+        f"- {'All other' if distances else 'All'} metrics are taken per view and averaged over the views of a volume, "
+        "then over the volumes; intervals draw whole volumes, since the views of one are not independent.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _parts(result: Benchmark) -> dict[str, Benchmark]:
-    oblique = result.oblique()
-    return {**({_OBLIQUE: oblique} if oblique.poses else {}), _ALL: result}
 
 
 def _estimate(result: Benchmark, metric: str, method: str) -> Estimate:
@@ -129,6 +138,19 @@ def _difference_rows(view_sets: Mapping[str, Benchmark], reference: str) -> list
         for method in methods
     ]
     return _markdown(["baseline", *(f"{name}: {metric}" for name, metric in columns)], rows)
+
+
+def _distance_rows(of_sets: Mapping[str, SetDistance]) -> list[str]:
+    headings = [f"{name}: {FID} ↓ (n = {distance.images:,})" for name, distance in of_sets.items()]
+    best = [min(distance.by_method.values()) for distance in of_sets.values()]
+    rows = []
+    for method in next(iter(of_sets.values())).by_method:
+        values = [distance.by_method[method] for distance in of_sets.values()]
+        texts = [
+            f"**{value:.2f}**" if value == low else f"{value:.2f}" for value, low in zip(values, best, strict=True)
+        ]
+        rows.append([method, *texts])
+    return _markdown(["method", *headings], rows)
 
 
 def _text(estimate: Estimate, metric: str, sign: str = "") -> str:

@@ -46,10 +46,10 @@ def make(
             make_pairs,
             write_study,
         )
-        from svdrr.evaluation.reader_study.volumes import volumes_of
+        from svdrr.evaluation.volumes import open_volumes
         from svdrr.synthesis.synthesize import Sampling, Synthesizer
     seed = draw_seed() if seed is None else seed
-    volumes = volumes_of(data, description)
+    volumes = open_volumes(data, description).volumes
     check_plan(volumes, pairs, seed)
     with _placed(whole_directory, out) as folder:
         with _working(f"Loading {description.name}"):

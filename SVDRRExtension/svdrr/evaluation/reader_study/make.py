@@ -19,7 +19,7 @@ from PIL import Image
 
 from svdrr.errors import SVDRRError, counted
 from svdrr.evaluation.reader_study import FORMAT
-from svdrr.evaluation.reader_study.volumes import Volume
+from svdrr.evaluation.volumes import Volume
 from svdrr.geometry.viewsets import pose_to_json
 from svdrr.provenance import SYNTHETIC_LABEL
 from svdrr.radiograph import Radiograph
