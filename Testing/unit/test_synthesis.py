@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, relative_view_encoding
+from svdrr.models.write import write_model
 from svdrr.synthesis.configuration import (
     configuration_names,
     load_configuration,
@@ -49,6 +51,15 @@ def test_a_saved_pipeline_loads_to_the_same_views(pipeline, radiograph, tmp_path
     loaded = SVDRRPipeline.from_pretrained(tmp_path / "saved", local_files_only=True, use_safetensors=True)
     assert loaded.scheduler.config.prediction_type == "v_prediction"
     np.testing.assert_allclose(loaded(radiograph, VIEWS, num_inference_steps=3), before, atol=1e-4)
+
+
+def test_a_written_model_does_not_tell_its_authors_folders(pipeline: SVDRRPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "authors", safe_serialization=True)
+    write_model(tmp_path / "model", SVDRRPipeline.from_pretrained(tmp_path / "authors"), {"name": "mine"})
+    told = [file.read_text(encoding="utf-8") for file in (tmp_path / "model").rglob("*.json")]
+    assert len(told) >= 5
+    assert not any(str(tmp_path) in text for text in told)
+    SVDRRPipeline.from_pretrained(tmp_path / "model")
 
 
 def test_views_have_the_model_s_size_and_range(pipeline, radiograph) -> None:

@@ -16,4 +16,13 @@ def write_model(folder: Path, pipeline: DiffusionPipeline, description: dict[str
     """The pipeline as safetensors, and its description (the fields of `ModelDescription`) as ``model.json``."""
     with whole_directory(folder) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
+        for config in temporary.rglob("*.json"):
+            _forget_origin(config)
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def _forget_origin(config: Path) -> None:
+    """Drops the path on the author's computer, which diffusers notes where a part was loaded from one."""
+    entries = json.loads(config.read_text(encoding="utf-8"))
+    entries.pop("_name_or_path", None)
+    config.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
