@@ -23,6 +23,7 @@ from PIL import Image
 from scipy.special import betainc
 
 from svdrr.ct import CTVolume
+from svdrr.ct.body import body_center_ras
 from svdrr.ct.io import write_volume
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.errors import SVDRRError
@@ -184,7 +185,7 @@ def test_drrs_of_a_ct_are_those_of_the_command_line(models: Path, tmp_path: Path
     write_volume(tmp_path / "ct.nii.gz", ct.hu, ct.ijk_to_ras)
     (found,) = open_volumes(str(tmp_path / "ct.nii.gz"), find_model("tiny")).volumes
     frontal, oblique = found.render([700])
-    lattice = hemisphere_views(1500, ct.isocenter_ras)
+    lattice = hemisphere_views(1500, body_center_ras(ct))
     views = tmp_path / "views.json"
     views.write_text(views_document([pose_to_json(lattice[number]) for number in (0, 701)]))
     code, _, err = svdrr("render", tmp_path / "ct.nii.gz", tmp_path / "out", "--views", views, "--size", 32)

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 
+from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.drr import from_display
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.images import read_radiograph
@@ -26,8 +27,9 @@ SPACING = Detector.square(256).pixel_spacing_mm
 
 @pytest.fixture(scope="module")
 def drr() -> Image:
-    """The PA view of a phantom, 256 x 256, on the gray scale of DRRs."""
-    return render_phantom(1_000_003, lambda center: [CArmPose(isocenter_ras=center)], 256)[0]
+    """The PA view of a phantom, 256 x 256, on the gray scale of DRRs, about the middle of its volume."""
+    volume = thorax_phantom(1_000_003, ThoraxOptions(spacing_mm=2.25)).ct
+    return render_phantom(1_000_003, lambda _: [CArmPose(isocenter_ras=volume.isocenter_ras)], 256)[0]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import SimpleITK as sitk
 
 from svdrr import __version__
 from svdrr.ct import CTVolume
+from svdrr.ct.body import body_center_ras
 from svdrr.ct.io import read_ct
 from svdrr.ct.table import TableRemoval, remove_table
 from svdrr.demo.report import DemoPictures, write_report
@@ -150,7 +151,8 @@ def _table_figures(ct: CTVolume, removal: TableRemoval, organs_file: Path) -> di
 
 
 def _render_views(ct: CTVolume) -> _CTViews:
-    poses = [CArmPose(primary_deg, 0.0, ct.isocenter_ras) for primary_deg in (0.0, *PRIMARY_DEG)]
+    center_ras = body_center_ras(ct)
+    poses = [CArmPose(primary_deg, 0.0, center_ras) for primary_deg in (0.0, *PRIMARY_DEG)]
     large = [view for view, _ in render_drrs(ct, poses, Detector.square(PICTURE_PIXELS), source=CT_NAME)]
     rendered = list(render_drrs(ct, poses, Detector.square(CHECKED_PIXELS), "siddon", source=CT_NAME))
     checked = (0, 2, 8)

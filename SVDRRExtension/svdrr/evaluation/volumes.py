@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from svdrr.ct import CTVolume
+from svdrr.ct.body import body_center_ras
 from svdrr.ct.io import read_ct
 from svdrr.ct.table import remove_table
 from svdrr.dataset.discover import Source, find_cts
@@ -126,7 +127,7 @@ def _cts(sources: Sequence[Source], poses: Sequence[CArmPose], model: ModelDescr
     def drrs(source: Source, numbers: Sequence[int]) -> list[Radiograph]:
         ct = read(source.path, source.series)
         without_table = remove_table(ct).ct
-        about = _about(poses, without_table.isocenter_ras, numbers)
+        about = _about(poses, body_center_ras(without_table), numbers)
         name = f"CT with voxels SHA-256 {_voxels_sha256(ct)}, table removed"
         return [drr for drr, _ in render_drrs(without_table, about, detector, _ENGINE, name)]
 

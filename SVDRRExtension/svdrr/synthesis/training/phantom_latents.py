@@ -56,7 +56,7 @@ def phantom_latents(
     def radiographs_of(volume: int) -> Iterator[NDArray[np.float32]]:
         stored = load_file(files[volume])["radiographs"]
         yield from (_reduced(stored[index], pixels) for index in _targets(seeds[volume], len(stored)))
-        generator = np.random.default_rng([seeds[volume], 3])
+        generator = np.random.default_rng([seeds[volume], 4])
         yield from (as_acquired(_reduced(radiograph, pixels), generator) for radiograph in stored[1 - SOURCES :])
 
     sources = [0, *range(TARGETS, TARGETS + SOURCES - 1)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from svdrr.ct import CTVolume
+from svdrr.ct.body import body_center_ras
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.drr import attenuation, make_renderer, to_display
 from svdrr.files import whole_file
@@ -27,6 +28,8 @@ SIMPLE = slice(1, 37)
 SOURCES = 4
 """From how many views of a phantom others are made: PA, and as the last views of its file, PA as it is taken."""
 POSITIONING_ERROR_DEG = 4.0
+POSITIONING_ERROR_MM = 12.0
+"""In the plane of the PA view, where the source shows it; along its rays no model could know it."""
 FIRST_HELD_OUT_SEED = 1_000_000
 """Phantoms for training have seeds from 0; phantoms for the benchmark start here."""
 
@@ -47,6 +50,13 @@ def training_poses(seed: int, isocenter_ras: Isocenter) -> list[CArmPose]:
         *(lattice[index] for index in chosen),
         *(CArmPose(float(primary), float(secondary), isocenter_ras) for primary, secondary in errors),
     ]
+
+
+def training_isocenter(seed: int, ct: CTVolume) -> Isocenter:
+    """The middle of the body, missed a little to a side and up or down."""
+    across, along = np.random.default_rng([seed, 3]).uniform(-POSITIONING_ERROR_MM, POSITIONING_ERROR_MM, 2).tolist()
+    right, anterior, superior = body_center_ras(ct)
+    return right + across, anterior, superior + along
 
 
 def training_ct(seed: int) -> CTVolume:
@@ -84,9 +94,9 @@ def _render(ct: CTVolume, poses: Sequence[CArmPose], pixels: int) -> NDArray[np.
 def render_phantom(
     seed: int, poses_about: Callable[[Isocenter], Sequence[CArmPose]], pixels: int
 ) -> NDArray[np.float32]:
-    """Radiographs (views, pixels, pixels) in [0, 1) of one phantom from poses about its center."""
+    """Radiographs (views, pixels, pixels) in [0, 1) of one phantom from poses about the middle of its body."""
     ct = _phantom_ct(seed, pixels)
-    return _render(ct, poses_about(ct.isocenter_ras), pixels)
+    return _render(ct, poses_about(body_center_ras(ct)), pixels)
 
 
 def _write_phantom(seed: int, directory: Path, pixels: int) -> None:
@@ -94,7 +104,7 @@ def _write_phantom(seed: int, directory: Path, pixels: int) -> None:
     if path.exists():
         return
     ct = training_ct(seed)
-    poses = training_poses(seed, ct.isocenter_ras)
+    poses = training_poses(seed, training_isocenter(seed, ct))
     radiographs = _render(ct, poses, pixels)
     angles = np.array([[pose.primary_deg, pose.secondary_deg] for pose in poses], np.float32)
     with whole_file(path) as temporary:
