@@ -28,7 +28,7 @@ def copy_source(source: NDArray[np.float32]) -> Render:
 
 
 def mean_drr(source: NDArray[np.float32]) -> Render:
-    """The DRR of the mean phantom, whatever the source: μ averaged over training phantoms about their isocenters."""
+    """The DRR of the mean phantom, whatever the source: μ averaged over training phantoms about the middle of the body."""
     return _projections(_mean_thorax(), len(source))
 
 
