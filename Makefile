@@ -51,14 +51,13 @@ evaluate: $(ENVIRONMENT)
 train-demo: $(ENVIRONMENT)
 	$(BIN)/python -m svdrr.synthesis.training .data/demo-256
 
-# What models are measured against and by. VIEWS: the phantom views that train-demo has rendered.
+# What models are measured against and by, after train-demo. VIEWS: the phantom views that it has rendered.
 VIEWS := .data/demo-256/views
 
 train-baselines: $(ENVIRONMENT)
 	$(BIN)/python -m svdrr.evaluation.training.feature_distance $(VIEWS)
 	$(BIN)/python -m svdrr.evaluation.training.mean_thorax Resources/Models/baselines/mean_thorax.safetensors
-	$(BIN)/python -m svdrr.evaluation.training.lifting $(VIEWS) .data/lifting-256
-	cp .data/lifting-256/lifting.safetensors Resources/Models/baselines/
+	cp .data/demo-256/lifting/lifting.safetensors Resources/Models/baselines/
 
 # torch comes first, so that no other requirement picks its build. diffdrr brings torchvision, whose default
 # wheel does not load beside a CPU build of torch and then breaks every package that imports it where it finds it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from svdrr.evaluation.metrics import psnr_db
 from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.synthesis.back_projection import DEPTH_TO_BREADTH, back_project, pose_of, project
 from svdrr.synthesis.configuration import ModelConfiguration, load_configuration, make_pipeline
+from svdrr.synthesis.lifting import LiftingNetwork, lift
 from svdrr.synthesis.pipeline import SVDRRPipeline
 from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED, render_phantom
 from svdrr.synthesis.training.vcdit import begin_from
@@ -125,3 +127,25 @@ def test_what_it_shows_changes_the_view(
     nothing = dataclasses.replace(encoded.volume, mu=np.zeros_like(encoded.volume.mu))
     (without,) = pipeline.views(dataclasses.replace(encoded, volume=nothing), VIEWS, 2)
     assert np.abs(without - views).max() > 1e-3
+
+
+def test_a_lifting_network_takes_the_place_of_back_projection_and_is_kept_with_the_model(
+    small: ModelConfiguration, source: np.ndarray, tmp_path: Path
+) -> None:
+    plain = random_pipeline(small)
+    assert plain.lifting is None
+    torch.manual_seed(5)
+    network = LiftingNetwork().eval()
+    plain.register_modules(lifting=network)
+    lifted = plain.encode_source(source).volume
+    assert lifted is not None
+    np.testing.assert_allclose(lifted.mu, lift(network, source).mu, atol=1e-7)
+    views = plain(source, VIEWS, 2)
+    plain.register_modules(lifting=None)
+    assert np.abs(plain(source, VIEWS, 2) - views).max() > 1e-3
+
+    plain.register_modules(lifting=network)
+    begun = begin_from(small, plain)
+    begun.save_pretrained(tmp_path / "saved", safe_serialization=True)
+    loaded = SVDRRPipeline.from_pretrained(tmp_path / "saved", local_files_only=True, use_safetensors=True)
+    np.testing.assert_allclose(loaded(source, VIEWS, 2), views, atol=1e-4)

@@ -29,17 +29,17 @@ from svdrr.errors import SVDRRError
 from svdrr.evaluation.baselines import back_projection, copy_source, lifting, mean_drr
 from svdrr.evaluation.benchmark import ALL, OBLIQUE, Benchmark, Case, benchmark
 from svdrr.evaluation.evaluate import cases_of
-from svdrr.evaluation.lifting import DEPTH_MM, LAYERS, LiftingNetwork, attenuation_volume, frustum_coordinates
 from svdrr.evaluation.lpips import load_lpips
 from svdrr.evaluation.metrics import psnr_db, ssim
 from svdrr.evaluation.report import estimates, table, write_results
 from svdrr.evaluation.statistics import over_volumes
-from svdrr.evaluation.training.lifting import ray_points, rendered
 from svdrr.evaluation.volumes import one_ct, open_volumes
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.viewsets import hemisphere_views, simple_views, views_document
 from svdrr.models import find_model
 from svdrr.render import render_drrs
+from svdrr.synthesis.lifting import DEPTH_MM, LAYERS, LiftingNetwork, attenuation_volume, frustum_coordinates
+from svdrr.synthesis.training.lifting import ray_points, rendered
 
 ORIGIN = (0.0, 0.0, 0.0)
 PIXELS = 64

@@ -10,15 +10,17 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 
 from svdrr.drr import AttenuationVolume
 from svdrr.errors import SVDRRError
 from svdrr.evaluation.benchmark import Render
-from svdrr.evaluation.lifting import FIELD_OF_VIEW_MM, lift
 from svdrr.models import ModelDescription
 from svdrr.models.registry import baseline_file
 from svdrr.synthesis.back_projection import back_project, project
+from svdrr.synthesis.lifting import FIELD_OF_VIEW_MM, LiftingNetwork, lift
 
+LIFTING_FILE = "lifting.safetensors"
 MEAN_VOLUME_FILE = "mean_thorax.safetensors"
 
 
@@ -28,7 +30,7 @@ def copy_source(source: NDArray[np.float32]) -> Render:
 
 
 def mean_drr(source: NDArray[np.float32]) -> Render:
-    """The DRR of the mean phantom, whatever the source: μ averaged over training phantoms about the middle of the body."""
+    """The DRR of the mean phantom, whatever the source: μ averaged over training phantoms about their middles."""
     return _projections(_mean_thorax(), len(source))
 
 
@@ -38,13 +40,13 @@ def back_projection(source: NDArray[np.float32]) -> Render:
 
 
 def lifting(source: NDArray[np.float32]) -> Render:
-    """The volume that a small network makes of the source, projected; see `svdrr.evaluation.lifting`."""
-    return _projections(lift(source), len(source))
+    """The volume that a small network makes of the source, projected; see `svdrr.synthesis.lifting`."""
+    return _projections(lift(_lifting_network(), source), len(source))
 
 
 def check_baselines(model: ModelDescription) -> None:
     """SVDRRError where the baselines have no weights or cannot see what the model sees."""
-    for name in ("lifting.safetensors", MEAN_VOLUME_FILE):
+    for name in (LIFTING_FILE, MEAN_VOLUME_FILE):
         baseline_file(name)
     if model.field_of_view_mm != FIELD_OF_VIEW_MM:
         raise SVDRRError(
@@ -55,6 +57,14 @@ def check_baselines(model: ModelDescription) -> None:
 
 def _projections(volume: AttenuationVolume, pixels: int) -> Render:
     return lambda poses: project(volume, poses, pixels, FIELD_OF_VIEW_MM)
+
+
+@cache
+def _lifting_network() -> LiftingNetwork:
+    network = LiftingNetwork()
+    stored = load_torch_file(baseline_file(LIFTING_FILE))
+    network.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+    return network.eval()
 
 
 @cache

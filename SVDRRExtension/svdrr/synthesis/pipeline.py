@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from transformers import CLIPVisionModel
 
 from svdrr.drr import AttenuationVolume
 from svdrr.errors import SVDRRError
-from svdrr.synthesis.back_projection import back_project, pose_of, project
+from svdrr.synthesis.back_projection import pose_of, project
+from svdrr.synthesis.lifting import LiftingNetwork, likely_volume
 from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
 # The normalization that CLIP's vision tower was trained with (Radford et al., 2021).
@@ -69,7 +70,7 @@ def free_gpu_memory(device: torch.device) -> int:
 class EncodedSource:
     """latent: scaled (1, latent_channels, h, w). tokens: of the image encoder (1, tokens, dim).
 
-    volume: its back-projection, for a model that looks at that.
+    volume: what it is likely the picture of, for a model that looks at that.
     """
 
     latent: Tensor
@@ -82,10 +83,12 @@ class SVDRRPipeline(DiffusionPipeline):
 
     vae: `AutoencoderKL`. vcdit: `VCDiT`. image_encoder: `CLIPVisionModel` or `RadiographEncoder`.
     scheduler: `DPMSolverMultistepScheduler` (the paper's 20 steps), or for a model distilled to a few steps
-    `LCMScheduler`; its prediction type says what VCDiT predicts.
+    `LCMScheduler`; its prediction type says what VCDiT predicts. lifting: beyond the paper, makes the volume that VCDiT
+    sees from the target, in place of plain back-projection, where VCDiT looks at one.
     """
 
-    model_cpu_offload_seq = "image_encoder->vcdit->vae"
+    model_cpu_offload_seq = "lifting->image_encoder->vcdit->vae"
+    _optional_components: ClassVar[list[str]] = ["lifting"]
 
     def __init__(
         self,
@@ -93,9 +96,10 @@ class SVDRRPipeline(DiffusionPipeline):
         vcdit: VCDiT,
         image_encoder: RadiographEncoder | CLIPVisionModel,
         scheduler: DPMSolverMultistepScheduler | LCMScheduler,
+        lifting: LiftingNetwork | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(vae=vae, vcdit=vcdit, image_encoder=image_encoder, scheduler=scheduler)
+        self.register_modules(vae=vae, vcdit=vcdit, image_encoder=image_encoder, scheduler=scheduler, lifting=lifting)
 
     @property
     def resolution(self) -> int:
@@ -127,7 +131,8 @@ class SVDRRPipeline(DiffusionPipeline):
         latent = self._tiled_if_needed(encode_latents, source)
         tokens = _granted(self._attempt(image_tokens, self.image_encoder, source))
         side_mm = self.vcdit.config.back_projection_mm
-        return EncodedSource(latent, tokens, None if side_mm is None else back_project(radiograph, side_mm))
+        volume = None if side_mm is None else likely_volume(radiograph, side_mm, self.lifting)
+        return EncodedSource(latent, tokens, volume)
 
     @torch.no_grad()
     def views(

@@ -91,6 +91,8 @@ class Synthesizer:
             part.bfloat16() if choose_dtype(self.device) == torch.bfloat16 else part.float()
         # The 8 bits of a bfloat16 would show as bands in a radiograph of 16.
         pipeline.vae.float()
+        if pipeline.lifting is not None:
+            pipeline.lifting.float()
         try:
             self.pipeline = pipeline.to(self.device)
         except RuntimeError as error:  # too little memory, or a GPU that this PyTorch was not built for

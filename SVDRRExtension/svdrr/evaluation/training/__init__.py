@@ -1,1 +1,1 @@
-"""The runs that made the feature distance and the lifting baseline."""
+"""The runs that made the feature distance and the mean thorax."""

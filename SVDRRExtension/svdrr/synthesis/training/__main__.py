@@ -1,7 +1,8 @@
 """``python -m svdrr.synthesis.training DIR``: the run that made the bundled demo models.
 
-It climbs the paper's ladder in small: one VAE, VCDiT at 128 pixels, from its weights at 256, and from that one the
-model for few steps. Each stage keeps what it has made in DIR; started again, the run goes on where it was.
+It climbs the paper's ladder in small: one VAE, one 3D-lifting regressor, VCDiT at 128 pixels, from its weights at 256,
+and from that one the model for few steps. Each stage keeps what it has made in DIR; started again, the run goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from svdrr.synthesis.configuration import load_configuration
 from svdrr.synthesis.synthesize import load_pipeline
 from svdrr.synthesis.training.consistency import distill
 from svdrr.synthesis.training.export import export_model
+from svdrr.synthesis.training.lifting import train_lifting
 from svdrr.synthesis.training.phantom_latents import phantom_latents
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views
 from svdrr.synthesis.training.vae import train_vae
@@ -48,7 +50,8 @@ def main() -> None:
         radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
         train_vae(largest, pipeline.vae, radiographs, directory / "train-vae", arguments.seed)
         pipeline.vae.save_pretrained(directory / "vae")
-    pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"))
+    lifting = train_lifting(views, seeds, directory / "lifting")
+    pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"), lifting=lifting)
 
     for rung in RUNGS:
         configuration = load_configuration(rung)
@@ -59,6 +62,7 @@ def main() -> None:
             configuration.resolution,
             directory / rung,
             configuration.vcdit["back_projection_mm"],
+            lifting,
         )
         pipeline = begin_from(configuration, pipeline)
         train_vcdit(configuration, pipeline, latents, directory / rung / "train", arguments.seed)

@@ -84,7 +84,13 @@ def train_command(
     if seen_mm is not None:
         with _progress("Back-projecting", len(cts)) as advance:
             latents = cache_back_projections(
-                pipeline.vae, latents, seen_mm, run / "back-projections", {"data set": dataset}, advance
+                pipeline.vae,
+                latents,
+                seen_mm,
+                run / "back-projections",
+                {"data set": dataset},
+                pipeline.lifting,
+                advance,
             )
     with _progress("Training", schedule.steps) as advance:
         train_vcdit(configuration, pipeline, latents, run, seed, save_every, mixed_precision, advance)

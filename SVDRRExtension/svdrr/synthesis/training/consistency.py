@@ -78,7 +78,13 @@ def distill(
         return functional.huber_loss(predicted, aim, delta=HUBER_DELTA) / HUBER_DELTA
 
     train(student, loss_at, schedule, directory)
-    return SVDRRPipeline(vae=teacher.vae, vcdit=student, image_encoder=teacher.image_encoder, scheduler=scheduler)
+    return SVDRRPipeline(
+        vae=teacher.vae,
+        vcdit=student,
+        image_encoder=teacher.image_encoder,
+        scheduler=scheduler,
+        lifting=teacher.lifting,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from svdrr.models.write import write_model
 from svdrr.synthesis.configuration import ModelConfiguration
@@ -35,5 +37,8 @@ def export_model(
         "intended_use": "demonstration and software tests; not for diagnosis",
         "license": "Apache-2.0",
     }
-    parts = {name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("vae", "vcdit", "image_encoder")}
-    write_model(folder, SVDRRPipeline(**parts, scheduler=pipeline.scheduler), description)
+    parts: dict[str, Any] = {
+        name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
+        for name, part in pipeline.components.items()
+    }
+    write_model(folder, SVDRRPipeline(**parts), description)

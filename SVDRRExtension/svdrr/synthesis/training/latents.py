@@ -23,7 +23,8 @@ from svdrr.dataset.settings import read_manifest
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_directory
 from svdrr.geometry import View, relative_view_encoding
-from svdrr.synthesis.back_projection import back_project, pose_of, project
+from svdrr.synthesis.back_projection import pose_of, project
+from svdrr.synthesis.lifting import LiftingNetwork, likely_volume
 from svdrr.synthesis.pipeline import encode_latents
 from svdrr.synthesis.training.loop import share
 
@@ -194,11 +195,12 @@ def cache_back_projections(
     side_mm: float,
     directory: Path,
     identity: dict[str, str],
+    lifting: LiftingNetwork | None = None,
     on_volume: Callable[[int, int], None] | None = None,
 ) -> LatentSet:
     """`latents` with its back-projections, which are kept in `directory` as by `cache_latents`.
 
-    side_mm: of the sources' detector.
+    side_mm, lifting: see `likely_volume`, side_mm being that of the sources' detector.
     """
     volumes, sources, pixels, _ = latents.sources.shape
     views = latents.latents.shape[1]
@@ -207,9 +209,12 @@ def cache_back_projections(
         seen = np.empty((views, pixels, pixels), np.float32)
         for number, source in enumerate(latents.sources[volume]):
             poses = [pose_of(encoding) for encoding in latents.encodings[volume, number, number::sources]]
-            seen[number::sources] = project(back_project(source / np.float32(65535.0), side_mm), poses, pixels, side_mm)
+            volume_seen = likely_volume(source / np.float32(65535.0), side_mm, lifting)
+            seen[number::sources] = project(volume_seen, poses, pixels, side_mm)
         return iter(seen)
 
+    if lifting is not None:
+        identity = {**identity, "lifting": weights_sha256(lifting)}
     encoded, _ = cache_latents(vae, (volumes, views, pixels), radiographs_of, [], directory, identity, on_volume)
     return replace(latents, back_projections=encoded)
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from svdrr.drr import from_display, to_display
 from svdrr.geometry import CArmPose, relative_view_encoding
+from svdrr.synthesis.lifting import LiftingNetwork
 from svdrr.synthesis.training.latents import LatentSet, cache_back_projections, cache_latents, weights_sha256
 from svdrr.synthesis.training.phantom_views import SOURCES
 
@@ -43,13 +44,14 @@ def phantom_latents(
     pixels: int,
     directory: Path,
     back_projection_mm: float | None = None,
+    lifting: LiftingNetwork | None = None,
     on_volume: Callable[[int, int], None] | None = None,
 ) -> LatentSet:
     """Per phantom `TARGETS` views, PA the first, and `SOURCES` sources: PA, and three `as_acquired` from about there.
 
     The relative views are counted from PA: how far a patient stood from it is not known in practice. views: the folder
-    of `build_phantom_views`. pixels: per side; views that have more are averaged. back_projection_mm: as of `VCDiT`.
-    Latents are kept in `directory`.
+    of `build_phantom_views`. pixels: per side; views that have more are averaged. back_projection_mm: as of `VCDiT`;
+    lifting: as of `cache_back_projections`. Latents are kept in `directory`.
     """
     files = [views / f"{seed:07d}.safetensors" for seed in seeds]
 
@@ -77,7 +79,8 @@ def phantom_latents(
     )
     if back_projection_mm is None:
         return found
-    return cache_back_projections(vae, found, back_projection_mm, directory / "back-projections", identity, on_volume)
+    seen = directory / "back-projections"
+    return cache_back_projections(vae, found, back_projection_mm, seen, identity, lifting, on_volume)
 
 
 def _targets(seed: int, views: int) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ PICTURE_ROWS, PICTURE_PIXELS = 4, 256
 
 
 def begin_from(configuration: ModelConfiguration, start: SVDRRPipeline) -> SVDRRPipeline:
-    """A pipeline of `configuration` that has the weights of `start`, bit for bit, and its VAE and image encoder.
+    """A pipeline of `configuration` that has the weights of `start`, bit for bit, and its other networks.
 
     This is the paper's weak-to-strong step: PixArt's positions are no weights but the sines and cosines of patch
     coordinates, which the configuration's interpolation scale spreads over the same range at every resolution. Where
@@ -51,7 +51,11 @@ def begin_from(configuration: ModelConfiguration, start: SVDRRPipeline) -> SVDRR
         )
     vcdit.load_state_dict(given)
     pipeline = SVDRRPipeline(
-        vae=start.vae, vcdit=vcdit, image_encoder=start.image_encoder, scheduler=make_scheduler(configuration)
+        vae=start.vae,
+        vcdit=vcdit,
+        image_encoder=start.image_encoder,
+        scheduler=make_scheduler(configuration),
+        lifting=start.lifting,
     )
     if pipeline.resolution != configuration.resolution:
         raise SVDRRError(

@@ -1,12 +1,7 @@
-"""``python -m svdrr.evaluation.training.lifting VIEWS DIR``: trains the 3D-lifting baseline.
-
-VIEWS: the phantom views of the demo model's training, ``views`` in its folder. DIR: gets the log and the states;
-started again, the run goes on where it was.
-"""
+"""Training the 3D-lifting regressor on phantom views."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +13,15 @@ from torch import Tensor
 
 from svdrr.drr import from_display
 from svdrr.drr.display import GAMMA
-from svdrr.evaluation.lifting import LiftingNetwork, frustum_coordinates, lifted_attenuation
 from svdrr.files import whole_file
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.synthesis.configuration import Schedule
+from svdrr.synthesis.lifting import LiftingNetwork, frustum_coordinates, lifted_attenuation
 from svdrr.synthesis.training.loop import train
 from svdrr.synthesis.training.phantom_views import SOURCES
 
-PHANTOMS_PER_STEP = 4
+SCHEDULE = Schedule(1300, 4, 1e-3, 50, 0.995)
+"""A sample is one phantom."""
 TARGETS = 4
 STRIDE = 8
 SAMPLES = 96
@@ -77,22 +73,20 @@ def _example(file: Path, generator: np.random.Generator) -> tuple[NDArray[np.flo
     return line_integrals[0].astype(np.float32), np.stack(rays).astype(np.float32), np.stack(points)
 
 
-def main() -> None:
-    """Trains on every phantom that is there."""
-    parser = argparse.ArgumentParser(description="Train the 3D-lifting baseline on phantom radiographs.")
-    parser.add_argument("views", type=Path)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--steps", type=int, default=1300)
-    arguments = parser.parse_args()
+def train_lifting(views: Path, seeds: range, directory: Path, schedule: Schedule = SCHEDULE) -> LiftingNetwork:
+    """A trained network, whose weights are left as ``lifting.safetensors``, in half precision, in `directory` too.
+
+    views: the folder of `build_phantom_views`. directory: also gets the log and the states; see `loop.train`.
+    """
     torch.manual_seed(0)
-    files = sorted(arguments.views.glob("0*.safetensors"))
+    files = [views / f"{seed:07d}.safetensors" for seed in seeds]
     network = LiftingNetwork()
     # Twice as fast as the default layout on a CPU.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((0, step))
-        chosen = generator.choice(len(files), PHANTOMS_PER_STEP, replace=False)
+        chosen = generator.choice(len(files), schedule.batch_size, replace=False)
         examples = zip(*(_example(files[index], generator) for index in chosen), strict=True)
         source, truth, points = (torch.from_numpy(np.stack(column)) for column in examples)
         parts = network(to_gray(source)).repeat_interleave(TARGETS, dim=0)
@@ -100,15 +94,12 @@ def main() -> None:
         error = to_gray(made) - to_gray(truth.flatten(0, 1))
         return error.abs().mean() + 4.0 * (error**2).mean()
 
-    train(network, loss_at, Schedule(arguments.steps, PHANTOMS_PER_STEP, 1e-3, 50, 0.995), arguments.directory)
-    with whole_file(arguments.directory / "lifting.safetensors") as temporary:
+    train(network, loss_at, schedule, directory)
+    with whole_file(directory / "lifting.safetensors") as temporary:
         save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, temporary)
+    return network
 
 
 def to_gray(line_integrals: Tensor) -> Tensor:
     """`svdrr.drr.to_display`, differentiable."""
     return -torch.expm1(-GAMMA * line_integrals)
-
-
-if __name__ == "__main__":
-    main()

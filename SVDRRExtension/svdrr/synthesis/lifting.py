@@ -12,33 +12,33 @@ w-th layer of depth, and s the length in mm of the ray in one layer.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from svdrr.drr import AttenuationVolume, from_display
 from svdrr.geometry import CArmPose
-from svdrr.models.registry import baseline_file
+from svdrr.synthesis.back_projection import back_project
 
 FIELD_OF_VIEW_MM = 480.0
 DEPTH_MM = 360.0
 """The layers fill this depth, half of it on each side of the isocenter."""
 LAYERS = 80
 INPUT_PIXELS = 96
-_FINEST_MM = 2.0
+_FINEST_MM = 3.0
 
 
-class LiftingNetwork(nn.Module):
+class LiftingNetwork(ModelMixin, ConfigMixin):
     """U-Net that takes radiographs (batch, n, n) in [0, 1] of a 480 mm detector to p (batch, LAYERS, 48, 48).
 
     The first layer is the nearest to the source; over the layers p adds up to 1.
     """
 
+    @register_to_config
     def __init__(self) -> None:
         super().__init__()
         widths = (32, 72, 128, 192)
@@ -118,7 +118,7 @@ def attenuation_volume(radiograph: NDArray[np.float32], parts: NDArray[np.float3
     """The lifted volume on a grid about the origin, which is the isocenter of the source view, PA.
 
     radiograph: (n, n) in [0, 1] of a 480 mm detector. parts: p (layers, h, w). Voxels are as large as the pixels are
-    at the isocenter, but no smaller than 2 mm.
+    at the isocenter, but no smaller than 3 mm.
     """
     pose = CArmPose()
     voxel_mm = max(
@@ -138,15 +138,18 @@ def attenuation_volume(radiograph: NDArray[np.float32], parts: NDArray[np.float3
     return AttenuationVolume(mu, ijk_to_ras)
 
 
-@cache
-def _trained() -> LiftingNetwork:
-    network = LiftingNetwork()
-    stored = load_file(baseline_file("lifting.safetensors"))
-    network.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
-    return network.eval().requires_grad_(False)
+@torch.no_grad()
+def lift(network: LiftingNetwork, radiograph: NDArray[np.float32]) -> AttenuationVolume:
+    """What the network makes of a PA radiograph (n, n) in [0, 1] of a 480 mm detector."""
+    given = torch.from_numpy(np.ascontiguousarray(radiograph, np.float32)).to(network.device)
+    return attenuation_volume(radiograph, network(given[None])[0].cpu().numpy())
 
 
-def lift(radiograph: NDArray[np.float32]) -> AttenuationVolume:
-    """What the trained network makes of a PA radiograph (n, n) in [0, 1] of a 480 mm detector."""
-    (parts,) = _trained()(torch.from_numpy(np.ascontiguousarray(radiograph, np.float32))[None]).numpy()
-    return attenuation_volume(radiograph, parts)
+def likely_volume(
+    radiograph: NDArray[np.float32], field_of_view_mm: float, lifting: LiftingNetwork | None
+) -> AttenuationVolume:
+    """What a PA radiograph (n, n) in [0, 1] is likely the picture of, about the origin: lifted, or back-projected.
+
+    field_of_view_mm: side of the detector; of `FIELD_OF_VIEW_MM` where there is a network.
+    """
+    return back_project(radiograph, field_of_view_mm) if lifting is None else lift(lifting, radiograph)
