@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.drr import from_display, to_display
 from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.synthesis.back_projection import back_project, pose_of, project
-from svdrr.synthesis.configuration import Schedule, load_configuration
+from svdrr.synthesis.configuration import ModelConfiguration, Schedule, load_configuration
 from svdrr.synthesis.pipeline import encode_latents
 from svdrr.synthesis.training.phantom_latents import TARGETS, as_acquired, phantom_latents
 from svdrr.synthesis.training.phantom_views import (
@@ -27,7 +28,7 @@ from svdrr.synthesis.training.phantom_views import (
     _scanned_otherwise,
     training_poses,
 )
-from svdrr.synthesis.training.vae import train_vae
+from svdrr.synthesis.training.vae import train_decoder, train_vae
 
 VIEWS = 72
 
@@ -174,19 +175,44 @@ def test_latents_are_computed_once(vae: AutoencoderKL, views: Path, tmp_path: Pa
 # The VAE
 
 
-def test_the_vae_learns_and_its_scaled_latents_have_unit_variance(vae: AutoencoderKL, tmp_path: Path) -> None:
-    demo = load_configuration("demo-256")
-    quick = dataclasses.replace(demo, training={"vae": Schedule(40, 2, 5e-3, 2, 0.8)})
+@pytest.fixture
+def blocks() -> NDArray[np.uint16]:
+    """Radiographs (1, 6, 128, 128) of even squares."""
     coarse = np.random.default_rng(0).random((6, 8, 8))
-    radiographs = np.kron(coarse, np.ones((16, 16)))[None]
-    stored = np.round(65535.0 * radiographs).astype(np.uint16)
-    trained = copy.deepcopy(vae)
-    train_vae(quick, trained, stored, tmp_path, seed=0)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.9 * losses[0]
+    return np.round(65535.0 * np.kron(coarse, np.ones((16, 16))))[None].astype(np.uint16)
+
+
+def quick(part: str) -> ModelConfiguration:
+    return dataclasses.replace(load_configuration("demo-256"), training={part: Schedule(40, 2, 5e-3, 2, 0.8)})
+
+
+def losses_in(directory: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+def latents_of(vae: AutoencoderKL, radiographs: NDArray[np.uint16]) -> torch.Tensor:
     with torch.no_grad():
-        scaled = encode_latents(trained, torch.from_numpy(radiographs[0].astype(np.float32)))
-    assert 0.8 < scaled.std() < 1.25
+        return encode_latents(vae, torch.from_numpy((radiographs[0] / 65535.0).astype(np.float32)))
+
+
+def test_the_vae_learns_and_its_scaled_latents_have_unit_variance(
+    vae: AutoencoderKL, blocks: NDArray[np.uint16], tmp_path: Path
+) -> None:
+    trained = copy.deepcopy(vae)
+    train_vae(quick("vae"), trained, blocks, tmp_path, seed=0)
+    losses = losses_in(tmp_path)
+    assert losses[-1] < 0.9 * losses[0]
+    assert 0.8 < latents_of(trained, blocks).std() < 1.25
+
+
+def test_the_decoder_learns_alone(vae: AutoencoderKL, blocks: NDArray[np.uint16], tmp_path: Path) -> None:
+    trained = copy.deepcopy(vae)
+    train_decoder(quick("decoder"), trained, blocks, tmp_path, seed=0)
+    losses = losses_in(tmp_path)
+    assert losses[-1] < 0.9 * losses[0]
+    for part in ("encoder", "quant_conv"):
+        now, before = (getattr(network, part).state_dict() for network in (trained, vae))
+        assert all(torch.equal(now[name], before[name]) for name in before)
 
 
 def test_back_projections_are_of_the_source_that_goes_with_the_view(

@@ -21,7 +21,7 @@ from svdrr.synthesis.training.export import export_model
 from svdrr.synthesis.training.lifting import train_lifting
 from svdrr.synthesis.training.phantom_latents import phantom_latents
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views
-from svdrr.synthesis.training.vae import train_vae
+from svdrr.synthesis.training.vae import train_decoder, train_vae
 from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
 
 RUNGS = ("demo-128", "demo-256")
@@ -49,6 +49,7 @@ def main() -> None:
     if not (directory / "vae").exists():
         radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
         train_vae(largest, pipeline.vae, radiographs, directory / "train-vae", arguments.seed)
+        train_decoder(largest, pipeline.vae, radiographs, directory / "train-decoder", arguments.seed)
         pipeline.vae.save_pretrained(directory / "vae")
     lifting = train_lifting(views, seeds, directory / "lifting")
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"), lifting=lifting)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from svdrr.synthesis.configuration import ModelConfiguration
@@ -39,21 +39,55 @@ def train_vae(
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        batch = _random_crops(flat, schedule.batch_size, generator)
-        # Real radiographs differ from phantoms in contrast; the VAE must not depend on the phantoms' own.
-        contrast = generator.uniform(0.7, 1.15, (len(batch), 1, 1)).astype(np.float32)
-        pixels = to_vae_range(on_device(np.clip(batch * contrast, 0.0, 1.0)), 1)
+        pixels = _random_pixels(flat, schedule.batch_size, generator)
         posterior = vae.encode(pixels).latent_dist
         noise = on_device(generator.standard_normal(posterior.mean.shape))
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        edges = sum(functional.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim)) for dim in (-1, -2))
-        return functional.l1_loss(decoded, pixels) + edges + KL_WEIGHT * posterior.kl().mean()
+        return _difference(decoded, pixels) + KL_WEIGHT * posterior.kl().mean()
 
     train(vae, loss_at, schedule, directory)
     sample = flat[np.random.default_rng(seed).integers(len(flat), size=64)].astype(np.float32) / 65535.0
     with torch.no_grad():
         latents = [vae.encode(to_vae_range(on_device(image[None]), 1)).latent_dist.mode() for image in sample]
     vae.register_to_config(scaling_factor=1.0 / torch.cat(latents).std().item())
+
+
+def train_decoder(
+    configuration: ModelConfiguration,
+    vae: AutoencoderKL,
+    radiographs: NDArray[np.uint16],
+    directory: Path,
+    seed: int,
+) -> None:
+    """Trains the decoder of `vae` alone, in place: the latents stay what they are, and what learned from them stays.
+
+    radiographs: (phantoms, views, pixels, pixels), 16 bit.
+    """
+    schedule = configuration.training["decoder"]
+    flat = radiographs.reshape(-1, *radiographs.shape[2:])
+    vae.to(memory_format=torch.channels_last)
+
+    def loss_at(step: int) -> Tensor:
+        pixels = _random_pixels(flat, schedule.batch_size, np.random.default_rng((seed, step)))
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.mode()
+        return _difference(vae.decode(latents).sample, pixels)
+
+    train(nn.ModuleDict({"decoder": vae.decoder, "post_quant": vae.post_quant_conv}), loss_at, schedule, directory)
+
+
+def _random_pixels(radiographs: NDArray[np.uint16], count: int, generator: np.random.Generator) -> Tensor:
+    """(count, 1, CROP_PIXELS, CROP_PIXELS) in [-1, 1]."""
+    crops = _random_crops(radiographs, count, generator)
+    # Real radiographs differ from phantoms in contrast; the VAE must not depend on the phantoms' own.
+    contrast = generator.uniform(0.7, 1.15, (count, 1, 1)).astype(np.float32)
+    return to_vae_range(on_device(np.clip(crops * contrast, 0.0, 1.0)), 1)
+
+
+def _difference(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Of values and of edges, which L1 of the values alone would blur."""
+    edges = sum(functional.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim)) for dim in (-1, -2))
+    return functional.l1_loss(decoded, pixels) + edges
 
 
 def _random_crops(radiographs: NDArray[np.uint16], count: int, generator: np.random.Generator) -> NDArray[np.float32]:
