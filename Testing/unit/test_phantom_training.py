@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -19,7 +19,7 @@ from svdrr.drr import from_display, to_display
 from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.synthesis.back_projection import back_project, pose_of, project
 from svdrr.synthesis.configuration import ModelConfiguration, Schedule, load_configuration
-from svdrr.synthesis.pipeline import encode_latents
+from svdrr.synthesis.pipeline import decode_latents, encode_latents
 from svdrr.synthesis.training.phantom_latents import TARGETS, as_acquired, phantom_latents
 from svdrr.synthesis.training.phantom_views import (
     POSITIONING_ERROR_DEG,
@@ -28,7 +28,7 @@ from svdrr.synthesis.training.phantom_views import (
     _scanned_otherwise,
     training_poses,
 )
-from svdrr.synthesis.training.vae import train_decoder, train_vae
+from svdrr.synthesis.training.vae import train_decoder, train_tiny_vae, train_vae
 
 VIEWS = 72
 
@@ -190,7 +190,7 @@ def losses_in(directory: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (directory / "log.jsonl").read_text().splitlines()]
 
 
-def latents_of(vae: AutoencoderKL, radiographs: NDArray[np.uint16]) -> torch.Tensor:
+def latents_of(vae: AutoencoderKL | AutoencoderTiny, radiographs: NDArray[np.uint16]) -> torch.Tensor:
     with torch.no_grad():
         return encode_latents(vae, torch.from_numpy((radiographs[0] / 65535.0).astype(np.float32)))
 
@@ -213,6 +213,22 @@ def test_the_decoder_learns_alone(vae: AutoencoderKL, blocks: NDArray[np.uint16]
     for part in ("encoder", "quant_conv"):
         now, before = (getattr(network, part).state_dict() for network in (trained, vae))
         assert all(torch.equal(now[name], before[name]) for name in before)
+
+
+def test_the_tiny_vae_learns_the_latents_and_the_pictures(
+    vae: AutoencoderKL, blocks: NDArray[np.uint16], tmp_path: Path
+) -> None:
+    longer = dataclasses.replace(load_configuration("demo-256"), training={"tiny_vae": Schedule(200, 4, 5e-3, 5, 0.9)})
+    tiny = train_tiny_vae(longer, vae, blocks, tmp_path, seed=0)
+    losses = losses_in(tmp_path)
+    assert losses[-1] < 0.5 * losses[0]
+    latents = latents_of(vae, blocks)
+    assert (latents_of(tiny, blocks) - latents).square().mean() < 0.5 * latents.var()
+    truth = torch.from_numpy((blocks[0] / 65535.0).astype(np.float32))
+    with torch.no_grad():
+        decoded = decode_latents(tiny, latents)
+    assert decoded.shape == truth.shape
+    assert (decoded - truth).square().mean() < 0.5 * truth.var()
 
 
 def test_back_projections_are_of_the_source_that_goes_with_the_view(

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, DPMSolverMultistepScheduler, LCMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -22,6 +22,8 @@ from svdrr.synthesis.back_projection import pose_of, project
 from svdrr.synthesis.lifting import LiftingNetwork, likely_volume
 from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
+VAE: TypeAlias = AutoencoderKL | AutoencoderTiny
+
 # The normalization that CLIP's vision tower was trained with (Radford et al., 2021).
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,14 +34,15 @@ def to_vae_range(radiographs: Tensor, channels: int) -> Tensor:
     return (2.0 * radiographs - 1.0)[:, None].expand(-1, channels, -1, -1)
 
 
-def encode_latents(vae: AutoencoderKL, radiographs: Tensor) -> Tensor:
+def encode_latents(vae: VAE, radiographs: Tensor) -> Tensor:
     """Scaled mean latents (batch, latent_channels, h, w) of radiographs (batch, height, width) in [0, 1]."""
     pixels = to_vae_range(radiographs, vae.config.in_channels).to(vae.dtype)
-    mean: Tensor = vae.encode(pixels).latent_dist.mode()
+    encoded = vae.encode(pixels)
+    mean: Tensor = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
     return mean.float() * vae.config.scaling_factor
 
 
-def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode_latents(vae: VAE, latents: Tensor) -> Tensor:
     """Radiographs (batch, height, width) in [0, 1] of scaled latents."""
     pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
     return (pixels.float().mean(dim=1) / 2.0 + 0.5).clamp(0.0, 1.0)
@@ -81,7 +84,8 @@ class EncodedSource:
 class SVDRRPipeline(DiffusionPipeline):
     """Samples target views of one source radiograph, with classifier-free guidance where the scale is not 1.
 
-    vae: `AutoencoderKL`. vcdit: `VCDiT`. image_encoder: `CLIPVisionModel` or `RadiographEncoder`.
+    vae: `AutoencoderKL`, or `AutoencoderTiny`, which is faster and knows the same latents. vcdit: `VCDiT`.
+    image_encoder: `CLIPVisionModel` or `RadiographEncoder`.
     scheduler: `DPMSolverMultistepScheduler` (the paper's 20 steps), or for a model distilled to a few steps
     `LCMScheduler`; its prediction type says what VCDiT predicts. lifting: beyond the paper, makes the volume that VCDiT
     sees from the target, in place of plain back-projection, where VCDiT looks at one.
@@ -92,7 +96,7 @@ class SVDRRPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: VAE,
         vcdit: VCDiT,
         image_encoder: RadiographEncoder | CLIPVisionModel,
         scheduler: DPMSolverMultistepScheduler | LCMScheduler,
@@ -244,7 +248,7 @@ class SVDRRPipeline(DiffusionPipeline):
             on_step(step)
         return latents
 
-    def _tiled_if_needed(self, work: Callable[[AutoencoderKL, Tensor], Tensor], argument: Tensor) -> Tensor:
+    def _tiled_if_needed(self, work: Callable[[VAE, Tensor], Tensor], argument: Tensor) -> Tensor:
         """``work(vae, argument)``; from the first time that the memory is not enough, the VAE works in tiles."""
         result = self._attempt(work, self.vae, argument)
         if isinstance(result, SVDRRError):

@@ -1,8 +1,8 @@
 """``python -m svdrr.synthesis.training DIR``: the run that made the bundled demo models.
 
 It climbs the paper's ladder in small: one VAE, one 3D-lifting regressor, VCDiT at 128 pixels, from its weights at 256,
-and from that one the model for few steps. Each stage keeps what it has made in DIR; started again, the run goes on
-where it was.
+and from that one the model for few steps, with a VAE as fast. Each stage keeps what it has made in DIR; started again,
+the run goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svdrr.synthesis.training.export import export_model
 from svdrr.synthesis.training.lifting import train_lifting
 from svdrr.synthesis.training.phantom_latents import phantom_latents
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views
-from svdrr.synthesis.training.vae import train_decoder, train_vae
+from svdrr.synthesis.training.vae import train_decoder, train_tiny_vae, train_vae
 from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
 
 RUNGS = ("demo-128", "demo-256")
@@ -46,8 +46,8 @@ def main() -> None:
     pipeline = load_pipeline(find_model(arguments.start))
     for part in (pipeline.vae, pipeline.vcdit, pipeline.image_encoder):
         part.float()
+    radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
     if not (directory / "vae").exists():
-        radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
         train_vae(largest, pipeline.vae, radiographs, directory / "train-vae", arguments.seed)
         train_decoder(largest, pipeline.vae, radiographs, directory / "train-decoder", arguments.seed)
         pipeline.vae.save_pretrained(directory / "vae")
@@ -69,6 +69,9 @@ def main() -> None:
         train_vcdit(configuration, pipeline, latents, directory / rung / "train", arguments.seed)
         export_model(pipeline, configuration, latents.sources[:, 0], directory / rung / "model")
     few_steps = distill(pipeline, largest, latents, directory / FEW_STEPS / "train", arguments.seed)
+    few_steps.register_modules(
+        vae=train_tiny_vae(largest, few_steps.vae, radiographs, directory / "train-tiny-vae", arguments.seed)
+    )
     one_step = replace(largest, name=FEW_STEPS, sampling={"num_inference_steps": 1, "guidance_scale": 1.0})
     export_model(few_steps, one_step, latents.sources[:, 0], directory / FEW_STEPS / "model")
 
