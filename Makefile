@@ -6,7 +6,7 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel sample-data views-picture evaluate train-demo train-baselines clean
+.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel bench-synthesis sample-data views-picture evaluate train-demo train-baselines clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -35,14 +35,18 @@ bench-backend: $(ENVIRONMENT)
 bench-panel: $(ENVIRONMENT)
 	$(BIN)/python Testing/benchmarks/bench_panel.py $(BENCH_PANEL)
 
+# Flags go in BENCH_SYNTHESIS, such as: make bench-synthesis BENCH_SYNTHESIS='--phantoms 2 --json FILE'
+bench-synthesis: $(ENVIRONMENT)
+	$(BIN)/python Testing/benchmarks/bench_synthesis.py $(BENCH_SYNTHESIS)
+
 sample-data: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/sample_data.py
 
 views-picture: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/chest_views.py Resources/Screenshots/chest-views.png
 
-# Another model, or fewer phantoms: make evaluate EVALUATE='demo-128 phantoms:4'
-EVALUATE := demo-128 phantoms:16
+# Another model, or fewer phantoms: make evaluate EVALUATE='demo-256-fast phantoms:4'
+EVALUATE := demo-256 phantoms:16
 
 evaluate: $(ENVIRONMENT)
 	mkdir -p build

@@ -188,7 +188,7 @@ def synthesize(
     image: Annotated[Path, typer.Argument(help="One radiograph, as of svdrr prepare: DICOM (CR, DX), PNG, NRRD, …")],
     outdir: Annotated[Path, typer.Argument(help="Folder for the synthetic views as PNG (16 bit) and views.json.")],
     views: ViewSet = "simple",
-    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "demo-128",
+    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "demo-256",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; by default what the model recommends.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale; by default what the model recommends.")

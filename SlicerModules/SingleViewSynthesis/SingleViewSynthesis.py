@@ -79,7 +79,7 @@ class SingleViewSynthesisParameterNode:
 
     inputVolume: the radiograph. quarterTurns ... sourceSecondaryDeg: its preparation, see
     `svdrr.mrml.synthesis.preparation_of`. truthVolume, centerOfCt: a CT to compare with, and whether the radiograph is
-    about its center. viewMode ... viewFile: see `svdrr.mrml.panels.view_controls`. model: by name. steps, guidance: 0
+    about the middle of its body. viewMode ... viewFile: see `svdrr.mrml.panels.view_controls`. model: by name. steps, guidance: 0
     for what the model recommends. liveView ... liveSecondaryDeg: whether a view follows the sliders, and their angles.
     beside: what stands on the left, "source" or "truth".
     """
@@ -484,8 +484,8 @@ class SingleViewSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         if self._facts is not None and self._facts.own_pose is None and not chosen.centerOfCt:
             reasons.append(
                 _(
-                    "The radiograph has no place in the frame of the CT; let it be about the CT's center, or compare "
-                    "with none."
+                    "The radiograph has no place in the frame of the CT; let it be about the middle of the body in "
+                    "the CT, or compare with none."
                 )
             )
         return reasons
@@ -675,8 +675,9 @@ class SingleViewSynthesisLogic(ScriptedLoadableModuleLogic):
 
         inputVolume: a radiograph, a volume of one slice. model: its name on the backend. targets: a `TargetViews`.
         preparation: a `svdrr.preparation.Preparation`, by default none. steps, guidance: by default what the model
-        recommends. truthVolume: a CT to compare with; centerOfCt: whether the radiograph is about its center. onNodes:
-        called after each view. preparedVolume: where the prepared radiograph goes. Raises SVDRRError with one sentence.
+        recommends. truthVolume: a CT to compare with; centerOfCt: whether the radiograph is about the
+        middle of its body. onNodes: called after each view. preparedVolume: where the prepared radiograph goes. Raises
+        SVDRRError with one sentence.
         """
         from svdrr.mrml.synthesis import SynthesisOrder, Truth, synthesis_steps
         from svdrr.preparation import Preparation

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from svdrr.ct.body import body_center_ras
 from svdrr.ct.io import write_volume
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.geometry import CArmPose, Detector
@@ -33,7 +34,7 @@ def write_ct() -> None:
 def write_radiograph() -> None:
     """Its PA view, as a scene: of a volume's file alone, Slicer does not read back provenance and pose."""
     ct = thorax_phantom(SEED, ThoraxOptions(spacing_mm=RADIOGRAPH_SPACING_MM)).ct
-    pose = CArmPose(isocenter_ras=ct.isocenter_ras)
+    pose = CArmPose(isocenter_ras=body_center_ras(ct))
     ((radiograph, _),) = render_drrs(ct, [pose], Detector.square(PIXELS), source=f"thorax phantom, seed {SEED}")
     new_scene()
     radiograph_to_node(radiograph, "SVDRRPhantomRadiograph")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
+import SimpleITK as sitk
 
 from svdrr.ct.volume import CTVolume
 
@@ -21,11 +21,11 @@ def body_center_ras(ct: CTVolume) -> tuple[float, float, float]:
     """
     steps = [max(1, round(_STEP_MM / spacing)) for spacing in ct.spacing_mm[::-1]]
     solid = ct.hu[tuple(slice(None, None, step) for step in steps)] > _BODY_HU
-    labels, count = ndimage.label(solid)
-    if not count:
+    if not solid.any():
         return ct.isocenter_ras
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    ijk = (np.argwhere(labels == largest) * steps)[:, ::-1]
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(solid.astype(np.uint8)))
+    largest = sitk.GetArrayViewFromImage(sitk.RelabelComponent(parts)) == 1
+    ijk = (np.argwhere(largest) * steps)[:, ::-1]
     ras = ijk @ ct.ijk_to_ras[:3, :3].T + ct.ijk_to_ras[:3, 3]
     low, high = np.percentile(ras, [_OUTSIDE_PERCENT, 100.0 - _OUTSIDE_PERCENT], axis=0)
     x, y, z = (0.5 * (low + high)).tolist()

@@ -38,7 +38,7 @@ from svdrr.superres import enhance
 from svdrr.synthesis.preparation import prepare_source
 from svdrr.synthesis.synthesize import Synthesizer
 
-MODEL = "demo-128"
+MODEL = "demo-256"
 PRIMARY_DEG = (-90.0, -60.0, -45.0, -30.0, 30.0, 45.0, 60.0, 90.0)
 PICTURE_PIXELS = 512
 CHECKED_PIXELS = 128

@@ -13,6 +13,7 @@ from svdrr.backend.client import BackendClient
 from svdrr.backend.jobs import SynthesizeJob
 from svdrr.backend.request import Request, synthesis_request
 from svdrr.ct import CTVolume
+from svdrr.ct.body import body_center_ras
 from svdrr.errors import SVDRRError, counted
 from svdrr.geometry import CArmPose, Detector
 from svdrr.mrml.backend import BackendChoice, chosen_backend, client_of, follow
@@ -70,7 +71,7 @@ class SynthesisOrder:
 @dataclass(frozen=True)
 class Truth:
     """A CT of the same body to compare with. center_of_ct: whether the radiograph is taken to have been taken about the
-    center of the CT, for want of an isocenter of its own.
+    middle of the body in the CT, for want of an isocenter of its own.
     """
 
     ct: slicer.vtkMRMLScalarVolumeNode
@@ -232,13 +233,14 @@ def synthesis_steps(
     if truth is not None:
         ct = yield from _ct(truth.ct)
         if truth.center_of_ct:
-            preparation = replace(preparation, isocenter_ras=ct.isocenter_ras)
+            center_ras = yield from in_background(lambda say: body_center_ras(ct), "Finding the body in the CT")
+            preparation = replace(preparation, isocenter_ras=center_ras)
     taken, radiograph = yield from _prepared(node, preparation, prepared)
     name = _base_name(node)
     if truth is not None and taken.view is None and not truth.center_of_ct:
         raise SVDRRError(
             f"'{node.GetName()}' has no view of its own and thus no place in the frame of '{truth.ct.GetName()}'; "
-            "let it stand about the CT's center, or compare with no CT."
+            "let it stand about the middle of the body in the CT, or compare with no CT."
         )
     pose = source_pose(taken, preparation)
     poses = order.targets.poses(pose.isocenter_ras, pose.source_to_isocenter_mm, pose.source_to_detector_mm)

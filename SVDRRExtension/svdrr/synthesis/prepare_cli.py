@@ -32,7 +32,7 @@ def prepare_command(
     show: Annotated[
         Path | None, typer.Option(help="Also write a PNG: the radiograph beside what the model will get.")
     ] = None,
-    model: Annotated[str, typer.Option(help="For --show: a model's name or folder.")] = "demo-128",
+    model: Annotated[str, typer.Option(help="For --show: a model's name or folder.")] = "demo-256",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one machine-readable result on standard output.")
     ] = False,
