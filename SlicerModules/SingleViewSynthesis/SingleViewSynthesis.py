@@ -79,8 +79,9 @@ class SingleViewSynthesisParameterNode:
 
     inputVolume: the radiograph. quarterTurns ... sourceSecondaryDeg: its preparation, see
     `svdrr.mrml.synthesis.preparation_of`. truthVolume, centerOfCt: a CT to compare with, and whether the radiograph is
-    about the middle of its body. viewMode ... viewFile: see `svdrr.mrml.panels.view_controls`. model: by name. steps, guidance: 0
-    for what the model recommends. liveView ... liveSecondaryDeg: whether a view follows the sliders, and their angles.
+    about the middle of its body. viewMode ... viewFile: see `svdrr.mrml.panels.view_controls`. model: by name. steps,
+    guidance: 0 for what the model recommends. liveView ... liveSecondaryDeg: whether a view follows the sliders, and
+    their angles.
     beside: what stands on the left, "source" or "truth".
     """
 
