@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from svdrr.errors import SVDRRError
@@ -25,6 +26,7 @@ from svdrr.radiograph import Radiograph
 from svdrr.synthesis.configuration import Schedule
 from svdrr.synthesis.training.loop import learning_rate_at, saved_states, train
 from svdrr.synthesis.training.phantom_views import training_poses
+from svdrr.synthesis.training.record import keep_record
 
 SCHEDULE = Schedule(steps=40, batch_size=8, learning_rate=1e-2, warmup_steps=5, ema_decay=0.9)
 
@@ -325,3 +327,17 @@ def test_training_views_start_with_pa_and_stay_the_same_for_a_seed() -> None:
     assert len(poses) == 72
     assert poses[0].label == "PA"
     assert poses == training_poses(5, (0.0, 0.0, 0.0)) != training_poses(6, (0.0, 0.0, 0.0))
+
+
+def test_the_record_has_the_logs_and_their_curves(tmp_path: Path) -> None:
+    lines = '{"step": 19, "loss": 0.5}\n{"step": 39, "loss": 0.25}\n'
+    for stage in ("vae", "vcdit-256"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "log.jsonl").write_text(lines)
+    model = tmp_path / "model"
+    model.mkdir()
+    keep_record(model, {stage: tmp_path / stage for stage in ("vae", "vcdit-256")})
+    assert (model / "training-vae.jsonl").read_text() == (model / "training-vcdit-256.jsonl").read_text() == lines
+    with Image.open(model / "training.png") as curves:
+        assert curves.width > 2 * curves.height
+        assert len(np.unique(np.asarray(curves.convert("L")))) > 10

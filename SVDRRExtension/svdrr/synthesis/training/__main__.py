@@ -21,6 +21,7 @@ from svdrr.synthesis.training.export import export_model
 from svdrr.synthesis.training.lifting import train_lifting
 from svdrr.synthesis.training.phantom_latents import phantom_latents
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views
+from svdrr.synthesis.training.record import keep_record
 from svdrr.synthesis.training.vae import train_decoder, train_tiny_vae, train_vae
 from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
 
@@ -52,6 +53,7 @@ def main() -> None:
         train_decoder(largest, pipeline.vae, radiographs, directory / "train-decoder", arguments.seed)
         pipeline.vae.save_pretrained(directory / "vae")
     lifting = train_lifting(views, seeds, directory / "lifting")
+    stages = {"vae": directory / "train-vae", "decoder": directory / "train-decoder", "lifting": directory / "lifting"}
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"), lifting=lifting)
 
     for rung in RUNGS:
@@ -68,12 +70,16 @@ def main() -> None:
         pipeline = begin_from(configuration, pipeline)
         train_vcdit(configuration, pipeline, latents, directory / rung / "train", arguments.seed)
         export_model(pipeline, configuration, latents.sources[:, 0], directory / rung / "model")
+        stages[f"vcdit-{configuration.resolution}"] = directory / rung / "train"
+        keep_record(directory / rung / "model", stages)
     few_steps = distill(pipeline, largest, latents, directory / FEW_STEPS / "train", arguments.seed)
     few_steps.register_modules(
         vae=train_tiny_vae(largest, few_steps.vae, radiographs, directory / "train-tiny-vae", arguments.seed)
     )
     one_step = replace(largest, name=FEW_STEPS, sampling={"num_inference_steps": 1, "guidance_scale": 1.0})
     export_model(few_steps, one_step, latents.sources[:, 0], directory / FEW_STEPS / "model")
+    stages |= {"consistency": directory / FEW_STEPS / "train", "tiny-vae": directory / "train-tiny-vae"}
+    keep_record(directory / FEW_STEPS / "model", stages)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from svdrr.radiograph import Radiograph
 from svdrr.synthesis.configuration import Schedule
 
 LOG_EVERY = 20
+LOG_FILE = "log.jsonl"
 MIXED_PRECISIONS = ("no", "bf16")
 RECENT_LOSSES, EARLIER_LOSSES, DIVERGED = 10, 200, 5.0
 """Training has diverged where the median of the recent losses is so many times that of the earlier ones.
@@ -241,7 +242,7 @@ def _curves(directory: Path, resumed_step: int, is_main_process: bool) -> Iterat
     if not is_main_process:
         yield _Curves(None, None)
         return
-    log = directory / "log.jsonl"
+    log = directory / LOG_FILE
     kept = [line for line in _lines(log) if line["step"] < resumed_step]
     with whole_file(log) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -292,7 +293,7 @@ class _Curves:
         }
         if torch.cuda.is_available():
             entry["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+        with (self.directory / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         if self.writer is not None:
             for name in entry.keys() - {"step"}:
