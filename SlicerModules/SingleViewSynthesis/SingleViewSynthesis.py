@@ -622,7 +622,7 @@ def _choose(combo, data) -> None:
 
 
 class SingleViewSynthesisLogic(ScriptedLoadableModuleLogic):
-    """For scripts: ``SingleViewSynthesisLogic().process(getNode("Radiograph"), "demo-128", primaryDeg=90)``."""
+    """For scripts: ``SingleViewSynthesisLogic().process(getNode("Radiograph"), "demo-256", primaryDeg=90)``."""
 
     def getParameterNode(self) -> SingleViewSynthesisParameterNode:
         """The scene's parameter node of this module."""
@@ -836,5 +836,5 @@ class SingleViewSynthesisTest(ScriptedLoadableModuleTest):
         volume = slicer.util.addVolumeFromArray(np.zeros((10, 20, 20), np.int16), name="CT")
         before = slicer.mrmlScene.GetNumberOfNodes()
         with self.assertRaises(SVDRRError):
-            SingleViewSynthesisLogic().process(volume, "demo-128")
+            SingleViewSynthesisLogic().process(volume, "demo-256")
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)

@@ -131,4 +131,4 @@ def test_the_documentation_runs(
         code = block.replace("http://127.0.0.1:8650", server.url).replace('"simple"', '"sweep:0:10:10"')
         names["views"] = None
         exec(code, names)
-        assert [view.provenance.model for view in names["views"]] == ["demo-128", "demo-128"]
+        assert [view.provenance.model for view in names["views"]] == ["demo-256", "demo-256"]

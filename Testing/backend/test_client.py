@@ -125,7 +125,7 @@ def test_only_pixels_spacing_and_poses_leave() -> None:
     image = radiograph(provenance=origin)
     with site(JobServer([[sse("gone", {})]])) as server:
         for request in (
-            synthesis_request(image, POSES, "demo-128"),
+            synthesis_request(image, POSES, "demo-256"),
             enhancement_request(image),
             echo_request(image),
             render_request(ct(), POSES, Detector.square(16)),

@@ -57,7 +57,7 @@ def test_a_server_that_is_ready() -> None:
     with site(capable(CAPABILITIES, TOKEN)) as server:
         found = diagnose(server.url)
         assert found == Diagnosis(
-            True, "ok", f"Connected to SVDRR 0.1.0 at {server.url}: NVIDIA H100; models: demo-128."
+            True, "ok", f"Connected to SVDRR 0.1.0 at {server.url}: NVIDIA H100; models: demo-256."
         )
         assert diagnose(f" {server.url}/ ", f"{TOKEN}\n") == found
 

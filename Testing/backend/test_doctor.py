@@ -35,7 +35,7 @@ def command_line() -> typer.Typer:
 
 def test_this_computer(found: list[Finding]) -> None:
     sentences = " ".join(finding.sentence for finding in found)
-    for part in ("Python 3.", "numpy 2", "numba 0.", "diffusers 0.", "torch 2.", "GB of disk", "demo-128"):
+    for part in ("Python 3.", "numpy 2", "numba 0.", "diffusers 0.", "torch 2.", "GB of disk", "demo-256"):
         assert part in sentences
     assert all(finding.ok == (not finding.advice) for finding in found)
     assert all(finding.sentence.endswith(".") for finding in found)

@@ -37,7 +37,7 @@ from svdrr.radiograph import Radiograph
 from svdrr.synthesis.sampling import Sampling
 from svdrr.synthesis.synthesize import Synthesizer
 
-MODEL, STEPS, VIEWS = "demo-128", 20, 16
+MODEL, STEPS, VIEWS = "demo-256", 4, 16
 NULL_JOBS, WARM_UP_JOBS, MEMORY_JOBS, CLIENTS = 200, 100, 1000, 8
 TRANSFER_SIDE = 2048
 

@@ -120,8 +120,8 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any) -> None:
     assert "prepared" in finish(host, panel)
     host.click(panel._backend._ui.backendTestButton)
     host.wait_until(lambda: panel.ui.modelComboBox.count > 0, 120.0)
-    choose(panel.ui.modelComboBox, "demo-128")
-    assert panel.ui.modelLabel.text.startswith("128 x 128 pixels over 480 mm")
+    choose(panel.ui.modelComboBox, "demo-256")
+    assert panel.ui.modelLabel.text.startswith("256 x 256 pixels over 480 mm")
     assert "Intended use" in panel.ui.modelLabel.text
     panel._backend._ui.backendCollapsibleButton.collapsed = True
 
@@ -162,7 +162,7 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any) -> None:
     live(host, panel)
     panel.ui.livePrimarySlider.value = 30.0
     panel.ui.liveSecondarySlider.value = 10.0
-    followed(host, panel, "LAO 30° CRAN 10°", "demo-128")
+    followed(host, panel, "LAO 30° CRAN 10°", "demo-256")
     assert "20 steps" in panel.ui.liveStatusLabel.text
     picture(host, MODULE, f"{MODULE}-live")
 

@@ -21,7 +21,7 @@ CAPABILITIES: dict[str, Any] = {
     "version": "0.1.0",
     "devices": [GPU],
     "queue": {"queued": 0, "running": 0, "max_queued": 64},
-    "models": [{"name": "demo-128"}],
+    "models": [{"name": "demo-256"}],
     "limits": {"max_request_bytes": 10**9},
 }
 

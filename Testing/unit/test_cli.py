@@ -496,13 +496,13 @@ def test_synthesize_repeats_itself_by_seed(svdrr: Run, world: Path, tmp_path: Pa
 
 
 def test_synthesize_with_the_bundled_model_by_folder(svdrr: Run, world: Path, tmp_path: Path) -> None:
-    folder = find_model("demo-128").folder
+    folder = find_model("demo-256").folder
     done = svdrr(
         *("synthesize", world / "radiograph.png", tmp_path / "out", "--model", folder, "--steps", 1),
         *("--views", "hemisphere:1"),
     )
     assert (done.code, done.err) == (0, "")
-    assert [pixels.shape for pixels in synthesized(tmp_path / "out")] == [(128, 128)]
+    assert [pixels.shape for pixels in synthesized(tmp_path / "out")] == [(256, 256)]
 
 
 def test_synthesize_starts_from_the_view_of_its_source(svdrr: Run, world: Path, tmp_path: Path) -> None:
@@ -629,7 +629,7 @@ BAD_OPTIONS = [
     ("render ct.nrrd file/out", "Cannot write"),
     ("render ct.nrrd nowhere/out", "nowhere does not exist; create it first"),
     ("render ct.nrrd file", "Not a directory"),
-    ("synthesize radiograph.png out --model nope", "Unknown model 'nope'; available: tiny, demo-128"),
+    ("synthesize radiograph.png out --model nope", "Unknown model 'nope'; available: tiny, demo-256"),
     ("synthesize radiograph.png out --model tiny --steps 0", "steps must lie in 1 to 1000, not 0"),
     ("synthesize radiograph.png out --model tiny --steps -4", "steps must lie in 1 to 1000, not -4"),
     ("synthesize radiograph.png out --model tiny --steps 100000", "steps must lie in 1 to 1000, not 100000"),

@@ -89,6 +89,6 @@ def test_the_scene_opens_with_ct_radiographs_and_sequences(outdir: Path) -> None
 
 
 def test_the_model_card_and_the_size_of_the_weights() -> None:
-    folder = find_model("demo-128").folder
+    folder = find_model("demo-256").folder
     assert "not for" in (folder / "README.md").read_text(encoding="utf-8")
     assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) <= 30e6

@@ -38,9 +38,9 @@ def write_model(folder: Path, **changed: Any) -> Path:
 
 
 def test_the_bundled_model_is_found() -> None:
-    model = find_model("demo-128")
-    assert model.resolution == 128
-    assert model.folder.name == "demo-128"
+    model = find_model("demo-256")
+    assert model.resolution == 256
+    assert model.folder.name == "demo-256"
     assert (model.folder / "model_index.json").is_file()
     assert "not for diagnosis" in model.intended_use
 
@@ -50,13 +50,13 @@ def test_folders_of_the_search_path_come_first(tmp_path: Path, monkeypatch: pyte
     write_model(first / "x", trained_on="first")
     write_model(second / "x", trained_on="second")
     write_model(second / "y", name="other")
-    write_model(second / "z", name="demo-128", trained_on="mine")
+    write_model(second / "z", name="demo-256", trained_on="mine")
     monkeypatch.setenv("SVDRR_MODELS", os.pathsep.join(map(str, (tmp_path / "nowhere", first, "", second))))
     assert find_model("small").trained_on == "first"
     assert find_model("small").folder == first / "x"
     assert find_model("other").folder == second / "y"
-    assert find_model("demo-128").trained_on == "mine"
-    assert sorted(model.name for model in available_models()) == ["demo-128", "other", "small"]
+    assert find_model("demo-256").trained_on == "mine"
+    assert sorted(model.name for model in available_models()) == ["demo-256", "other", "small"]
 
 
 def test_a_damaged_model_does_not_hide_the_others(
@@ -66,7 +66,7 @@ def test_a_damaged_model_does_not_hide_the_others(
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "model.json").write_text("{", encoding="utf-8")
     monkeypatch.setenv("SVDRR_MODELS", str(tmp_path))
-    assert sorted(model.name for model in available_models()) == ["demo-128", "small"]
+    assert sorted(model.name for model in available_models()) == ["demo-256", "small"]
     assert "does not describe a model" in caplog.text
 
 
@@ -80,7 +80,7 @@ def test_a_folder_is_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_unknown_names_list_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path / "x")
     monkeypatch.setenv("SVDRR_MODELS", str(tmp_path))
-    with pytest.raises(SVDRRError, match=r"Unknown model 'nope'; available: small, demo-128\."):
+    with pytest.raises(SVDRRError, match=r"Unknown model 'nope'; available: small, demo-256\."):
         find_model("nope")
     with pytest.raises(SVDRRError, match="Unknown model"):
         find_model(str(tmp_path))
@@ -90,7 +90,7 @@ def test_without_any_model_the_way_to_one_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("svdrr.models.registry._BUNDLED", (tmp_path,))
     monkeypatch.setenv("SVDRR_MODELS", "")
     with pytest.raises(SVDRRError, match="none found; set SVDRR_MODELS"):
-        find_model("demo-128")
+        find_model("demo-256")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from svdrr.synthesis.training.phantom_views import (
     _scanned_otherwise,
     training_poses,
 )
-from svdrr.synthesis.training.vae import train_decoder, train_tiny_vae, train_vae
+from svdrr.synthesis.training.vae import train_tiny_vae, train_vae
 
 VIEWS = 72
 
@@ -203,16 +203,6 @@ def test_the_vae_learns_and_its_scaled_latents_have_unit_variance(
     losses = losses_in(tmp_path)
     assert losses[-1] < 0.9 * losses[0]
     assert 0.8 < latents_of(trained, blocks).std() < 1.25
-
-
-def test_the_decoder_learns_alone(vae: AutoencoderKL, blocks: NDArray[np.uint16], tmp_path: Path) -> None:
-    trained = copy.deepcopy(vae)
-    train_decoder(quick("decoder"), trained, blocks, tmp_path, seed=0)
-    losses = losses_in(tmp_path)
-    assert losses[-1] < 0.9 * losses[0]
-    for part in ("encoder", "quant_conv"):
-        now, before = (getattr(network, part).state_dict() for network in (trained, vae))
-        assert all(torch.equal(now[name], before[name]) for name in before)
 
 
 def test_the_tiny_vae_learns_the_latents_and_the_pictures(

@@ -79,7 +79,7 @@ def test_the_picture_is_what_the_model_gets(film: Path, tmp_path: Path, svdrr: R
     assert code == 0, err
     with Image.open(tmp_path / "shown.png") as image:
         shown = np.asarray(image) / 65535.0
-    expected = beside(read_radiograph(film), read_radiograph(tmp_path / "out.nrrd"), find_model("demo-128"))
+    expected = beside(read_radiograph(film), read_radiograph(tmp_path / "out.nrrd"), find_model("demo-256"))
     np.testing.assert_allclose(shown, expected, atol=1e-4)
 
 

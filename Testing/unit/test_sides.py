@@ -40,7 +40,7 @@ def views() -> Views:
     """The heart and the stomach's gas bubble lie on the person's left; so does a metal ball, high and in front."""
     phantom = thorax_phantom(FIRST_HELD_OUT_SEED + 20, ThoraxOptions(spacing_mm=3.0)).ct
     center_ras = body_center_ras(phantom)
-    synthesizer = Synthesizer("demo-128", "cpu")
+    synthesizer = Synthesizer("demo-256", "cpu")
     detector = Detector.square(synthesizer.model.resolution)
     frontal, poses = CArmPose(isocenter_ras=center_ras), simple_views(center_ras)
     encodings = [relative_view_encoding(CArmPose(), CArmPose(pose.primary_deg, pose.secondary_deg)) for pose in poses]

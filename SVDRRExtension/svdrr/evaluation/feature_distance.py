@@ -27,9 +27,14 @@ HARM = {
     "lost structure": 1.0,
     "blocks": 0.7,
     "gray curve": 0.3,
-    "noise": 0.15,
+    "noise": 0.05,
+    "other anatomy": 1.5,
 }
-"""How much each kind of distortion in `svdrr.evaluation.training.distortions` adds to the distance at full strength."""
+"""How much each kind of distortion adds to the distance at full strength.
+
+Other anatomy is another phantom's view from the same side, mixed in; for the others see
+`svdrr.evaluation.training.distortions`.
+"""
 
 _CHANNELS = (16, 32, 48, 64)
 # Flat regions, where a unit vector would be noise, count little.

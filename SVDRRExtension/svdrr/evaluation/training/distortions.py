@@ -78,4 +78,4 @@ DISTORTIONS: dict[str, Callable[[Image, float, np.random.Generator], Image]] = {
     "gray curve": gray_curve,
     "noise": noise,
 }
-"""By the names of `svdrr.evaluation.feature_distance.HARM`; strengths in 0 to 1, above 0."""
+"""Of one image; by the names of `svdrr.evaluation.feature_distance.HARM`. Strengths in 0 to 1, above 0."""

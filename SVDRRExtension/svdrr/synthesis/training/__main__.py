@@ -22,7 +22,7 @@ from svdrr.synthesis.training.lifting import train_lifting
 from svdrr.synthesis.training.phantom_latents import phantom_latents
 from svdrr.synthesis.training.phantom_views import build_phantom_views, load_phantom_views
 from svdrr.synthesis.training.record import keep_record
-from svdrr.synthesis.training.vae import train_decoder, train_tiny_vae, train_vae
+from svdrr.synthesis.training.vae import train_tiny_vae, train_vae
 from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
 
 RUNGS = ("demo-128", "demo-256")
@@ -34,7 +34,7 @@ def main() -> None:
     """Renders the phantoms, trains all stages, and saves the models as DIR/NAME/model."""
     parser = argparse.ArgumentParser(description="Train the demo models on procedural phantoms.")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--from", dest="start", default="demo-128", help="model whose weights training begins with")
+    parser.add_argument("--from", dest="start", default="demo-256", help="model whose weights training begins with")
     parser.add_argument("--phantoms", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -50,10 +50,9 @@ def main() -> None:
     radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
     if not (directory / "vae").exists():
         train_vae(largest, pipeline.vae, radiographs, directory / "train-vae", arguments.seed)
-        train_decoder(largest, pipeline.vae, radiographs, directory / "train-decoder", arguments.seed)
         pipeline.vae.save_pretrained(directory / "vae")
     lifting = train_lifting(views, seeds, directory / "lifting")
-    stages = {"vae": directory / "train-vae", "decoder": directory / "train-decoder", "lifting": directory / "lifting"}
+    stages = {"vae": directory / "train-vae", "lifting": directory / "lifting"}
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"), lifting=lifting)
 
     for rung in RUNGS:

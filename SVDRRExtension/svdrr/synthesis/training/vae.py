@@ -1,4 +1,4 @@
-"""Training the demo models' VAE on phantom radiographs, its decoder alone, and a faster one that knows its latents."""
+"""Training the demo models' VAE on phantom radiographs, and a faster one that knows its latents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from svdrr.synthesis.configuration import ModelConfiguration
@@ -40,7 +40,7 @@ def train_vae(
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        pixels = _random_pixels(flat, schedule.batch_size, generator)
+        pixels = _at_random_contrast(_random_crops(flat, schedule.batch_size, generator), generator)
         posterior = vae.encode(pixels).latent_dist
         noise = on_device(generator.standard_normal(posterior.mean.shape))
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -53,30 +53,6 @@ def train_vae(
     vae.register_to_config(scaling_factor=1.0 / torch.cat(latents).std().item())
 
 
-def train_decoder(
-    configuration: ModelConfiguration,
-    vae: AutoencoderKL,
-    radiographs: NDArray[np.uint16],
-    directory: Path,
-    seed: int,
-) -> None:
-    """Trains the decoder of `vae` alone, in place: the latents stay what they are, and what learned from them stays.
-
-    radiographs: (phantoms, views, pixels, pixels), 16 bit.
-    """
-    schedule = configuration.training["decoder"]
-    flat = radiographs.reshape(-1, *radiographs.shape[2:])
-    vae.to(memory_format=torch.channels_last)
-
-    def loss_at(step: int) -> Tensor:
-        pixels = _random_pixels(flat, schedule.batch_size, np.random.default_rng((seed, step)))
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.mode()
-        return _difference(vae.decode(latents).sample, pixels)
-
-    train(nn.ModuleDict({"decoder": vae.decoder, "post_quant": vae.post_quant_conv}), loss_at, schedule, directory)
-
-
 def train_tiny_vae(
     configuration: ModelConfiguration,
     vae: AutoencoderKL,
@@ -86,7 +62,8 @@ def train_tiny_vae(
 ) -> AutoencoderTiny:
     """A VAE several times as fast, which encodes to the scaled latents of `vae` and decodes them.
 
-    radiographs: (phantoms, views, pixels, pixels), 16 bit.
+    radiographs: (phantoms, views, pixels, pixels), 16 bit. It learns from whole ones, not from crops: the attention of
+    `vae` looks at all of an image, so that the latents of a crop are not those of the same place in the whole.
     """
     schedule = configuration.training["tiny_vae"]
     flat = radiographs.reshape(-1, *radiographs.shape[2:])
@@ -103,7 +80,9 @@ def train_tiny_vae(
     )
 
     def loss_at(step: int) -> Tensor:
-        pixels = _random_pixels(flat, schedule.batch_size, np.random.default_rng((seed, step)))
+        generator = np.random.default_rng((seed, step))
+        wholes = flat[generator.integers(len(flat), size=schedule.batch_size)] / np.float32(65535.0)
+        pixels = _at_random_contrast(wholes, generator)
         with torch.no_grad():
             latents = encode_latents(vae, 0.5 * pixels[:, 0] + 0.5)
         encoded = functional.mse_loss(tiny.encode(pixels).latents, latents)
@@ -113,12 +92,13 @@ def train_tiny_vae(
     return tiny
 
 
-def _random_pixels(radiographs: NDArray[np.uint16], count: int, generator: np.random.Generator) -> Tensor:
-    """(count, 1, CROP_PIXELS, CROP_PIXELS) in [-1, 1]."""
-    crops = _random_crops(radiographs, count, generator)
-    # Real radiographs differ from phantoms in contrast; the VAE must not depend on the phantoms' own.
-    contrast = generator.uniform(0.7, 1.15, (count, 1, 1)).astype(np.float32)
-    return to_vae_range(on_device(np.clip(crops * contrast, 0.0, 1.0)), 1)
+def _at_random_contrast(images: NDArray[np.float32], generator: np.random.Generator) -> Tensor:
+    """Of images (count, n, n) in [0, 1] the input of the VAE (count, 1, n, n).
+
+    Real radiographs differ from phantoms in contrast; the VAE must not depend on the phantoms' own.
+    """
+    contrast = generator.uniform(0.7, 1.15, (len(images), 1, 1)).astype(np.float32)
+    return to_vae_range(on_device(np.clip(images * contrast, 0.0, 1.0)), 1)
 
 
 def _difference(decoded: Tensor, pixels: Tensor) -> Tensor:
