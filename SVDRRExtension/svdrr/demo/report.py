@@ -74,7 +74,7 @@ def write_report(
             _grid(pictures.true_views, 8),
             _grid(pictures.synthetic_views, 8),
             "<p>How well, on this real CT, which the model was not trained on (mean over the views with "
-            "|primary| ≥ 30°, all 8; 128 × 128 pixels, peak 1):</p>",
+            "|primary| ≥ 30°, all 8; 256 × 256 pixels, peak 1):</p>",
             _metrics_table(synthesis["real_ct"]),
             _verdict(synthesis["real_ct"], "On the real CT"),
             _plot(real_ct, "Real chest CT"),

