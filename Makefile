@@ -45,7 +45,7 @@ sample-data: $(ENVIRONMENT)
 views-picture: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/chest_views.py Resources/Screenshots/chest-views.png
 
-# Another model, or fewer phantoms: make evaluate EVALUATE='demo-256-fast phantoms:4'
+# Another model, or fewer phantoms: make evaluate EVALUATE='demo-256 phantoms:4'
 EVALUATE := demo-256 phantoms:16
 
 evaluate: $(ENVIRONMENT)

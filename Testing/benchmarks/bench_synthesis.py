@@ -29,6 +29,8 @@ from svdrr.synthesis.synthesize import Synthesizer
 from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED, render_phantom
 
 ANGLES_DEG = (-90.0, -75.0, -60.0, -45.0, -30.0, 30.0, 45.0, 60.0, 75.0, 90.0)
+PAPER_STEPS, GUIDANCE = 20, 1.5
+"""The paper's number of steps, with guidance as the paper has it, but of the strength that suits the demo model."""
 STEPS = (1, 2, 4)
 
 
@@ -48,13 +50,16 @@ def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo-256", help="the model of many steps")
-    parser.add_argument("--few", default="demo-256-fast", help="the model of few steps made of it")
+    parser.add_argument("--few", default="demo-256", help="the model of few steps, such as one distilled")
     parser.add_argument("--phantoms", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=15, help="views that are timed, of each kind of sampling")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     many, few = Synthesizer(arguments.model, "cpu"), Synthesizer(arguments.few, "cpu")
-    runs = [(many, Sampling.of(many.model)), *((few, Sampling.of(few.model, steps)) for steps in STEPS)]
+    runs = [
+        (many, Sampling.of(many.model, PAPER_STEPS, GUIDANCE)),
+        *((few, Sampling.of(few.model, steps)) for steps in STEPS),
+    ]
     figures = measured(runs, arguments.phantoms, arguments.repeats)
 
     table = Table("model", "steps", "PSNR (dB)", "SSIM", "SVDRR feature distance", "s per view", "times as fast")

@@ -1,8 +1,8 @@
 """``python -m svdrr.synthesis.training DIR``: the run that made the bundled demo models.
 
-It climbs the paper's ladder in small: one VAE, one 3D-lifting regressor, VCDiT at 128 pixels, from its weights at 256,
-and from that one the model for few steps, with a VAE as fast. Each stage keeps what it has made in DIR; started again,
-the run goes on where it was.
+It climbs the paper's ladder in small: one VAE, a tiny one that takes its place, one 3D-lifting regressor, VCDiT at 128
+pixels, from its weights at 256, and from that one the model for few steps. Each stage keeps what it has made in DIR;
+started again, the run goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from diffusers import AutoencoderKL
+import torch
+from diffusers import AutoencoderTiny
 
 from svdrr.models import find_model
-from svdrr.synthesis.configuration import load_configuration
+from svdrr.synthesis.configuration import load_configuration, make_vae
 from svdrr.synthesis.synthesize import load_pipeline
 from svdrr.synthesis.training.consistency import distill
 from svdrr.synthesis.training.export import export_model
@@ -45,15 +46,22 @@ def main() -> None:
 
     build_phantom_views(views, seeds, largest.resolution)
     pipeline = load_pipeline(find_model(arguments.start))
-    for part in (pipeline.vae, pipeline.vcdit, pipeline.image_encoder):
+    for part in (pipeline.vcdit, pipeline.image_encoder):
         part.float()
-    radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
     if not (directory / "vae").exists():
-        train_vae(largest, pipeline.vae, radiographs, directory / "train-vae", arguments.seed)
-        pipeline.vae.save_pretrained(directory / "vae")
+        radiographs = load_phantom_views(views, seeds[:VAE_PHANTOMS]).radiographs
+        torch.manual_seed(arguments.seed)
+        large = make_vae(largest)
+        train_vae(largest, large, radiographs, directory / "train-vae", arguments.seed)
+        tiny = train_tiny_vae(largest, large, radiographs, directory / "train-tiny-vae", arguments.seed)
+        tiny.save_pretrained(directory / "vae")
     lifting = train_lifting(views, seeds, directory / "lifting")
-    stages = {"vae": directory / "train-vae", "lifting": directory / "lifting"}
-    pipeline.register_modules(vae=AutoencoderKL.from_pretrained(directory / "vae"), lifting=lifting)
+    stages = {
+        "vae": directory / "train-vae",
+        "tiny-vae": directory / "train-tiny-vae",
+        "lifting": directory / "lifting",
+    }
+    pipeline.register_modules(vae=AutoencoderTiny.from_pretrained(directory / "vae"), lifting=lifting)
 
     for rung in RUNGS:
         configuration = load_configuration(rung)
@@ -72,12 +80,9 @@ def main() -> None:
         stages[f"vcdit-{configuration.resolution}"] = directory / rung / "train"
         keep_record(directory / rung / "model", stages)
     few_steps = distill(pipeline, largest, latents, directory / FEW_STEPS / "train", arguments.seed)
-    few_steps.register_modules(
-        vae=train_tiny_vae(largest, few_steps.vae, radiographs, directory / "train-tiny-vae", arguments.seed)
-    )
     one_step = replace(largest, name=FEW_STEPS, sampling={"num_inference_steps": 1, "guidance_scale": 1.0})
     export_model(few_steps, one_step, latents.sources[:, 0], directory / FEW_STEPS / "model")
-    stages |= {"consistency": directory / FEW_STEPS / "train", "tiny-vae": directory / "train-tiny-vae"}
+    stages["consistency"] = directory / FEW_STEPS / "train"
     keep_record(directory / FEW_STEPS / "model", stages)
 
 
