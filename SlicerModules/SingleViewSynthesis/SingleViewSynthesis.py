@@ -61,7 +61,7 @@ def register_sample_data() -> None:
     resources = Path(__file__).resolve().parent / "Resources"
     register_sample(
         resources / "SampleData" / "SVDRRPhantomRadiograph.mrb",
-        "e81e21a36f0bdd2ff0d87b2a808bc8ee625f14352e3b13ecbc669c354f8d4129",
+        "58ffdff6994866450f89b7adc260a667ed67eda8746206a78a22ab4c6e025bb1",
         resources / "Icons" / "SingleViewSynthesis.png",
     )
 
