@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from svdrr.ct.phantoms import ThoraxOptions, thorax_phantom
 from svdrr.drr import from_display, to_display
 from svdrr.geometry import CArmPose, relative_view_encoding
-from svdrr.synthesis.back_projection import back_project, pose_of, project
+from svdrr.synthesis.back_projection import back_project, pose_of, project, projector
 from svdrr.synthesis.configuration import ModelConfiguration, Schedule, load_configuration
 from svdrr.synthesis.pipeline import decode_latents, encode_latents
 from svdrr.synthesis.training.phantom_latents import TARGETS, as_acquired, phantom_latents
@@ -229,7 +229,7 @@ def test_back_projections_are_of_the_source_that_goes_with_the_view(
     assert found.back_projections.shape == found.latents.shape
     for view in (0, 1, 5):
         body = back_project(found.sources[1, view % SOURCES] / np.float32(65535.0), 480.0)
-        seen = project(body, [pose_of(found.encodings[1, 0, view])], 16, 480.0)
+        seen = project(projector(body), [pose_of(found.encodings[1, 0, view])], 16, 480.0)
         with torch.no_grad():
             expected = encode_latents(vae, torch.from_numpy(seen))[0].numpy()
         np.testing.assert_allclose(found.back_projections[1, view], expected, atol=5e-3)

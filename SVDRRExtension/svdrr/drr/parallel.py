@@ -54,9 +54,10 @@ def render_each(
     """Yields ``finish(index, line_integrals)`` of every view, in order.
 
     Engines for the CPU render as many views at once as there are cores, and `finish` (encode, write, …) runs on
-    the thread that rendered; the others render one view after the other. Few images are held at a time.
+    the thread that rendered; the others, and all of them where there is one view only, render one view after the
+    other. Few images are held at a time.
     """
-    threads = core_count() if renderer.on_cpu_threads else 1
+    threads = core_count() if renderer.on_cpu_threads and len(views) > 1 else 1
     if threads == 1:
         for index, view in enumerate(views):
             yield finish(index, renderer.render(view))

@@ -17,7 +17,7 @@ from svdrr.errors import SVDRRError
 from svdrr.evaluation.benchmark import Render
 from svdrr.models import ModelDescription
 from svdrr.models.registry import baseline_file
-from svdrr.synthesis.back_projection import back_project, project
+from svdrr.synthesis.back_projection import back_project, project, projector
 from svdrr.synthesis.lifting import FIELD_OF_VIEW_MM, LiftingNetwork, lift
 
 LIFTING_FILE = "lifting.safetensors"
@@ -56,7 +56,8 @@ def check_baselines(model: ModelDescription) -> None:
 
 
 def _projections(volume: AttenuationVolume, pixels: int) -> Render:
-    return lambda poses: project(volume, poses, pixels, FIELD_OF_VIEW_MM)
+    renderer = projector(volume)
+    return lambda poses: project(renderer, poses, pixels, FIELD_OF_VIEW_MM)
 
 
 @cache

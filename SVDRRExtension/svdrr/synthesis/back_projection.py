@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from svdrr.drr import AttenuationVolume, from_display, make_renderer, render_each, to_display
+from svdrr.drr import AttenuationVolume, Renderer, from_display, make_renderer, render_each, to_display
 from svdrr.geometry import CArmPose, Detector, View
 
 DEPTH_TO_BREADTH = 0.7
@@ -55,13 +55,15 @@ def back_project(radiograph: NDArray[np.float32], field_of_view_mm: float) -> At
     return AttenuationVolume((measured * inside / length_mm).astype(np.float32), ijk_to_ras)
 
 
-def project(
-    volume: AttenuationVolume, poses: Sequence[CArmPose], pixels: int, field_of_view_mm: float
-) -> NDArray[np.float32]:
+def projector(volume: AttenuationVolume) -> Renderer:
+    """For `project`: keep it for more poses, because what it prepares of the volume takes as long as many views."""
+    return make_renderer(volume, "joseph")
+
+
+def project(renderer: Renderer, poses: Sequence[CArmPose], pixels: int, field_of_view_mm: float) -> NDArray[np.float32]:
     """Radiographs (poses, pixels, pixels) in [0, 1) of a volume about the origin."""
     detector = Detector.square(pixels, field_of_view_mm)
     views = [View(pose, detector) for pose in poses]
-    renderer = make_renderer(volume, "joseph")
     return np.stack(list(render_each(renderer, views, lambda _, line_integrals: to_display(line_integrals))))
 
 

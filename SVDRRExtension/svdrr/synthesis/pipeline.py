@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModel
 
-from svdrr.drr import AttenuationVolume
+from svdrr.drr import Renderer
 from svdrr.errors import SVDRRError
-from svdrr.synthesis.back_projection import pose_of, project
+from svdrr.synthesis.back_projection import pose_of, project, projector
 from svdrr.synthesis.lifting import LiftingNetwork, likely_volume
 from svdrr.synthesis.vcdit import RadiographEncoder, VCDiT
 
@@ -73,12 +73,12 @@ def free_gpu_memory(device: torch.device) -> int:
 class EncodedSource:
     """latent: scaled (1, latent_channels, h, w). tokens: of the image encoder (1, tokens, dim).
 
-    volume: what it is likely the picture of, for a model that looks at that.
+    projector: of what it is likely the picture of, for a model that looks at that.
     """
 
     latent: Tensor
     tokens: Tensor
-    volume: AttenuationVolume | None
+    projector: Renderer | None
 
 
 class SVDRRPipeline(DiffusionPipeline):
@@ -135,8 +135,8 @@ class SVDRRPipeline(DiffusionPipeline):
         latent = self._tiled_if_needed(encode_latents, source)
         tokens = _granted(self._attempt(image_tokens, self.image_encoder, source))
         side_mm = self.vcdit.config.back_projection_mm
-        volume = None if side_mm is None else likely_volume(radiograph, side_mm, self.lifting)
-        return EncodedSource(latent, tokens, volume)
+        likely = None if side_mm is None else projector(likely_volume(radiograph, side_mm, self.lifting))
+        return EncodedSource(latent, tokens, likely)
 
     @torch.no_grad()
     def views(
@@ -203,10 +203,10 @@ class SVDRRPipeline(DiffusionPipeline):
     def _given_latents(self, source: EncodedSource, views: Tensor) -> Tensor:
         """What VCDiT gets beside the noised latents: (views, channels, h, w)."""
         latents = source.latent.expand(len(views), -1, -1, -1)
-        if source.volume is None:
+        if source.projector is None:
             return latents
         poses = [pose_of(view) for view in views.double().cpu().numpy()]
-        seen = project(source.volume, poses, self.resolution, self.vcdit.config.back_projection_mm)
+        seen = project(source.projector, poses, self.resolution, self.vcdit.config.back_projection_mm)
         encoded = [
             self._tiled_if_needed(encode_latents, torch.from_numpy(radiograph[None]).to(latents.device))
             for radiograph in seen

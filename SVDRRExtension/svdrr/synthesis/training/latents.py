@@ -23,7 +23,7 @@ from svdrr.dataset.settings import read_manifest
 from svdrr.errors import SVDRRError
 from svdrr.files import whole_directory
 from svdrr.geometry import View, relative_view_encoding
-from svdrr.synthesis.back_projection import pose_of, project
+from svdrr.synthesis.back_projection import pose_of, project, projector
 from svdrr.synthesis.lifting import LiftingNetwork, likely_volume
 from svdrr.synthesis.pipeline import encode_latents
 from svdrr.synthesis.training.loop import share
@@ -209,8 +209,8 @@ def cache_back_projections(
         seen = np.empty((views, pixels, pixels), np.float32)
         for number, source in enumerate(latents.sources[volume]):
             poses = [pose_of(encoding) for encoding in latents.encodings[volume, number, number::sources]]
-            volume_seen = likely_volume(source / np.float32(65535.0), side_mm, lifting)
-            seen[number::sources] = project(volume_seen, poses, pixels, side_mm)
+            renderer = projector(likely_volume(source / np.float32(65535.0), side_mm, lifting))
+            seen[number::sources] = project(renderer, poses, pixels, side_mm)
         return iter(seen)
 
     if lifting is not None:
