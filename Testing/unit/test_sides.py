@@ -52,7 +52,7 @@ def views() -> Views:
     marked = CTVolume(with_marker(phantom, center_ras), phantom.ijk_to_ras)
     (plain_source,), (source, *truth) = drrs(phantom, [frontal]), drrs(marked, [frontal, *poses])
     synthetic, without_marker = (
-        synthesizer.pipeline(image, encodings, num_inference_steps=4, guidance_scale=1.0)
+        synthesizer.pipeline(image, encodings, num_inference_steps=2, guidance_scale=1.0)
         for image in (source, plain_source)
     )
     return Views(np.array([pose.primary_deg for pose in poses]), np.stack(truth), synthetic, without_marker)
