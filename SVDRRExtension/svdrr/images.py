@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from svdrr.ct.io import itk_warnings_silenced, nifti_is_whole, write_volume
-from svdrr.errors import SVDRRError
+from svdrr.ct.io import dicom_is_whole, itk_warnings_silenced, nifti_is_whole, write_volume
+from svdrr.errors import SVDRRError, counted
 from svdrr.files import whole_file
 from svdrr.geometry.viewsets import view_from_json, view_to_json
 from svdrr.preparation import logarithmic
@@ -23,12 +23,14 @@ from svdrr.radiograph import Radiograph
 
 _VIEW_TEXT = f"{PREFIX}View"
 _SPACING_TEXT = f"{PREFIX}PixelSpacing"
+_POSITION_TEXT = f"{PREFIX}ViewPosition"
 _PNG_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _SPACING_TAGS = ("0018|1164", "0028|0030")  # Imager Pixel Spacing, Pixel Spacing (DICOM PS3.3 10.7)
 _MODALITY_TAG = "0008|0060"
 _PHOTOMETRIC_TAG = "0028|0004"
 _RELATIONSHIP_TAG, _SIGN_TAG = "0028|1040", "0028|1041"  # Pixel Intensity Relationship (PS3.3 C.8.11.3.1)
 _INTENSITY_TAGS = (_PHOTOMETRIC_TAG, _RELATIONSHIP_TAG, _SIGN_TAG)
+_POSITION_TAG = "0018|5101"  # View Position
 _TIFF_PHOTOMETRIC = 262
 _PROJECTION_MODALITIES = ("CR", "DX", "RF", "XA", "RG", "MG", "OT", "")
 
@@ -39,7 +41,8 @@ def read_radiograph(path: Path) -> Radiograph:
     Integer pictures are scaled by their bit depth, DICOM and other integers by their own range; float values must
     lie in [0, 1] already. DICOM comes out as bright bone whatever its photometric interpretation, since GDCM
     inverts MONOCHROME1 on reading, and with a logarithmic gray scale where the file says that its own is linear in
-    the exposure, see `bring_to_log`; other files are taken as that. Raises SVDRRError for anything else.
+    the exposure, see `bring_to_log`; other files are taken as that. A DICOM file's view position comes along where it
+    is neither PA nor AP, see `Radiograph.source_pose`. Raises SVDRRError for anything else.
     """
     if not path.exists():
         raise SVDRRError(f"There is no file '{path}'.")
@@ -94,12 +97,15 @@ def _described(pixels: NDArray[np.float32], texts: Mapping[str, str], path: Path
             raise ValueError("cropped or resampled since")
     except (ValueError, KeyError, TypeError, SVDRRError):
         raise SVDRRError(f"The description that SVDRR wrote into '{path}' is damaged or does not fit.") from None
-    return Radiograph(pixels, (row_mm, column_mm) if min(row_mm, column_mm) > 0.0 else None, view, provenance)
+    spacing = (row_mm, column_mm) if min(row_mm, column_mm) > 0.0 else None
+    return Radiograph(pixels, spacing, view, provenance, texts.get(_POSITION_TEXT, ""))
 
 
 def _read_with_itk(path: Path) -> Radiograph:
     try:
         with itk_warnings_silenced():
+            if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO" and not dicom_is_whole(path):
+                raise RuntimeError
             image = sitk.ReadImage(str(path))
             if path.name.lower().endswith((".nii", ".nii.gz")) and not nifti_is_whole(path):
                 raise RuntimeError
@@ -126,7 +132,8 @@ def _read_with_itk(path: Path) -> Radiograph:
         raise SVDRRError(f"'{path}' holds the single value {low:g} or values that are not numbers; nothing is on it.")
     pixels = _checked((values - np.float32(low)) / np.float32(high - low), path)
     stated = [image.GetMetaData(tag).strip() if tag in tags else "" for tag in _INTENSITY_TAGS]
-    return Radiograph(bring_to_log(pixels, *stated), _spacing(image, tags))
+    position = image.GetMetaData(_POSITION_TAG) if _POSITION_TAG in tags else ""
+    return Radiograph(bring_to_log(pixels, *stated), _spacing(image, tags), view_position=_other_position(position))
 
 
 def bring_to_log(pixels: NDArray[np.float32], photometric: str, relationship: str, sign: str) -> NDArray[np.float32]:
@@ -140,6 +147,12 @@ def bring_to_log(pixels: NDArray[np.float32], photometric: str, relationship: st
     if sign in ("1", "-1") and (sign == "1") != (photometric == "MONOCHROME1"):
         pixels = np.float32(1.0) - pixels
     return logarithmic(pixels) if relationship == "LIN" else pixels
+
+
+def _other_position(stated: str) -> str:
+    """A DICOM file's view position on one line, or "" for PA and AP, and where it states none."""
+    position = " ".join(stated.encode("ascii", "replace").decode().upper().split())
+    return "" if position in ("PA", "AP") else position
 
 
 def _spacing(image: sitk.Image, tags: set[str]) -> tuple[float, float] | None:
@@ -164,7 +177,9 @@ def _spacing(image: sitk.Image, tags: set[str]) -> tuple[float, float] | None:
 def _unit_range(values: NDArray[np.floating], path: Path) -> NDArray[np.float32]:
     if not np.all(np.isfinite(values)):
         count = int(np.count_nonzero(~np.isfinite(values)))
-        raise SVDRRError(f"'{path}' has {count:,} pixels that are not numbers (NaN or infinite).")
+        raise SVDRRError(
+            f"'{path}' holds {counted(count, 'NaN or infinite pixel')}; replace what is no number by 0 (air) first."
+        )
     if values.min() < 0.0 or values.max() > 1.0:
         raise SVDRRError(
             f"'{path}' has float values from {values.min():g} to {values.max():g}; a radiograph's lie in 0 to 1; "
@@ -189,6 +204,8 @@ def _descriptions(radiograph: Radiograph) -> dict[str, str]:
         entries[_VIEW_TEXT] = json.dumps(view_to_json(radiograph.view))
     if radiograph.pixel_spacing_mm is not None:
         entries[_SPACING_TEXT] = "\\".join(map(repr, radiograph.pixel_spacing_mm))
+    if radiograph.view_position:
+        entries[_POSITION_TEXT] = radiograph.view_position
     return entries
 
 

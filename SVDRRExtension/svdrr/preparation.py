@@ -73,13 +73,18 @@ def source_pose(radiograph: Radiograph, preparation: Preparation) -> CArmPose:
 
 
 def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:
-    """The radiograph with everything done to it. It has a view wherever its pixel spacing is known.
+    """The radiograph with everything done to it. It has a view wherever its pixel spacing is known, and its pose.
 
+    The pose is unknown, unless it is stated, of a radiograph whose view position is neither PA nor AP, and of one that
+    knows its view, but is turned or flipped: no view of ours is upside down or mirrored.
     What is left of a crop is centered, but for a radiograph that knows its view: a view's detector is centered on the
     central ray, so there a crop off center is filled up with air (0) to the smallest image about the same center.
     SVDRRError if hardly anything would be left.
     """
     turned = preparation.quarter_turns % 2 == 1
+    moved = preparation.quarter_turns % 4 != 0 or preparation.flip
+    stated = preparation.source_angles_deg is not None
+    posed = stated or not (moved if radiograph.view else radiograph.view_position)
     pixels = np.rot90(radiograph.pixels, -preparation.quarter_turns)
     if preparation.flip:
         pixels = pixels[:, ::-1]
@@ -92,11 +97,12 @@ def prepare(radiograph: Radiograph, preparation: Preparation) -> Radiograph:
     spacing = radiograph.pixel_spacing_mm
     spacing = (spacing[::-1] if turned else spacing) if spacing else preparation.pixel_spacing_mm
     view = None
-    if spacing is not None:
+    if spacing is not None and posed:
         rows, columns = pixels.shape
         view = View(source_pose(radiograph, preparation), Detector(rows, columns, spacing))
     pixels = np.ascontiguousarray(pixels, np.float32)
-    return Radiograph(pixels, spacing, view, _provenance(radiograph.provenance, preparation))
+    provenance = _provenance(radiograph.provenance, preparation)
+    return Radiograph(pixels, spacing, view, provenance, "" if stated else radiograph.view_position)
 
 
 def logarithmic(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,11 +156,21 @@ def _cropped(pixels: NDArray[np.float32], margins: Margins, keep_center: bool) -
 
 
 def _provenance(origin: Provenance | None, preparation: Preparation) -> Provenance | None:
-    """That of a computed image says if its gray scale is no longer that of its method."""
+    """That of a computed image says if its gray scale and its frame are no longer those of its method."""
+    if origin is None:
+        return None
+    settings = dict(origin.settings)
     done = [name for name, is_done in (("inverted", preparation.invert), ("logarithm", preparation.linear)) if is_done]
-    if origin is None or not done:
-        return origin
-    return replace(origin, settings={**origin.settings, "DisplayWindow": ", ".join(done)})
+    if done:
+        settings["DisplayWindow"] = ", ".join(done)
+    turn = 90 * (preparation.quarter_turns % 4)
+    steps = [f"turned {turn}"] * (turn > 0) + ["flipped"] * preparation.flip
+    if preparation.margins != NO_MARGINS:
+        steps.append("cropped " + " ".join(map(str, preparation.margins)))
+    if steps:
+        earlier = [settings["Preparation"]] if "Preparation" in settings else []
+        settings["Preparation"] = ", ".join(earlier + steps)
+    return replace(origin, settings=settings)
 
 
 def _covered_lines(pixels: NDArray[np.float32], limit: float) -> tuple[int, int]:

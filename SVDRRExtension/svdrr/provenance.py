@@ -100,4 +100,5 @@ _NAMED = (
     "TimeUTC",
     "View",
     "PixelSpacing",
+    "ViewPosition",
 )

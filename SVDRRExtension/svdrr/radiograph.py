@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from svdrr.geometry import View
+from svdrr.errors import SVDRRError
+from svdrr.geometry import CArmPose, View
 from svdrr.provenance import Provenance
 
 
@@ -18,13 +19,31 @@ class Radiograph:
 
     pixels: float32 (rows, columns), row 0 at the top, in [0, 1], bright bone. pixel_spacing_mm: (row, column) at
     the detector, or None where it is unknown. view: pose and detector, where known. provenance: None for an image
-    that was taken, not computed.
+    that was taken, not computed. view_position: what its DICOM file says, (0018,5101), such as LL, where that is
+    neither PA nor AP.
     """
 
     pixels: NDArray[np.float32]
     pixel_spacing_mm: tuple[float, float] | None = None
     view: View | None = None
     provenance: Provenance | None = None
+    view_position: str = ""
+
+    @property
+    def source_pose(self) -> CArmPose:
+        """Where it was taken from: the pose of its view, or PA about the origin where nothing says otherwise.
+
+        AP is taken like PA: people look at both with the patient's right on the left of the image, and only the
+        magnification of what lies in front and behind differs. SVDRRError for another view position without a view.
+        """
+        if self.view is not None:
+            return self.view.pose
+        if self.view_position:
+            raise SVDRRError(
+                f"The radiograph says that its view position is {self.view_position}, and views can be made of PA "
+                "and AP radiographs only; give one of those."
+            )
+        return CArmPose()
 
     def pixels_sha256(self) -> str:
         """Hash of the pixel values alone: names a source without naming a patient."""

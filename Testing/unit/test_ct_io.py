@@ -313,6 +313,19 @@ def test_truncated_slice(tmp_path: Path) -> None:
     assert_refused(tmp_path, "damaged", file.name)
 
 
+def test_too_little_pixel_data(tmp_path: Path) -> None:
+    """The length says so, too: as far as the file's structure goes, nothing is missing."""
+    write_series(tmp_path, some_hu(), oblique_affine())
+    file = sorted(tmp_path.iterdir())[3]
+    data = pydicom.dcmread(file)
+    data.PixelData = data.PixelData[:-2]
+    data.save_as(file)
+    assert_refused(tmp_path, "damaged or incomplete", file.name)
+    data.NumberOfFrames, data.PixelData = 7, 3 * data.PixelData
+    data.save_as(tmp_path / "many.dcm")
+    assert_refused(tmp_path / "many.dcm", "damaged or incomplete")
+
+
 def test_nothing_on_stderr(tmp_path: Path) -> None:
     """ITK warns in C++, past Python's sys.stderr."""
     write_series(tmp_path, some_hu(), oblique_affine(), shear=0.5)

@@ -578,6 +578,8 @@ def test_show_and_verify(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
         list(read_samples(out))
     code, _, err = run(capfd, "show", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
+    code, _, err = run(capfd, "show", tmp_path / "nope")
+    assert (code, err) == (2, f"svdrr: There is no data set {tmp_path / 'nope'}; make one with svdrr dataset build.\n")
     assert dataset_build.verify(whole) == []
 
 

@@ -15,12 +15,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+from sentences import assert_one_sentence
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.images import read_radiograph, write_nrrd, write_png, write_radiograph
 from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
+from svdrr.superres import enhance
 
 RNG = np.random.default_rng(8)
 BITS8 = RNG.integers(0, 256, (20, 31)).astype(np.uint8)
@@ -116,6 +126,57 @@ def test_the_detector_s_spacing_goes_before_the_calibrated_one(tmp_path: Path, w
     assert read_radiograph(one).pixel_spacing_mm == (0.1, 0.15)
     none = write_dx(tmp_path / "c.dcm", BITS16, ImagerPixelSpacing=["0", "0"])
     assert read_radiograph(none).pixel_spacing_mm is None
+
+
+@pytest.mark.parametrize("stated", ["PA", "AP", "", "ap"])
+def test_pa_and_ap_are_one_source_view(tmp_path: Path, write_dx: WriteDX, stated: str) -> None:
+    radiograph = read_radiograph(write_dx(tmp_path / "a.dcm", BITS16, ViewPosition=stated))
+    assert radiograph.view_position == ""
+    assert radiograph.source_pose == CArmPose()
+
+
+@pytest.mark.parametrize("suffix", ["png", "nrrd"])
+def test_another_view_position_is_no_pa_and_stays_with_the_image(
+    tmp_path: Path, write_dx: WriteDX, suffix: str
+) -> None:
+    taken = read_radiograph(write_dx(tmp_path / "a.dcm", BITS16, ViewPosition="LL", PixelSpacing=["0.1", "0.1"]))
+    write_radiograph(tmp_path / f"b.{suffix}", enhance(taken))
+    for radiograph in (taken, read_radiograph(tmp_path / f"b.{suffix}")):
+        assert radiograph.view_position == "LL"
+        with pytest.raises(SVDRRError, match="view position is LL") as refusal:
+            radiograph.source_pose  # noqa: B018
+        assert_one_sentence(refusal.value)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_too_little_pixel_data(
+    tmp_path: Path, write_dx: WriteDX, syntax: UID, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The length says so, too: as far as the file's structure goes, nothing is missing."""
+    dataset = pydicom.dcmread(write_dx(tmp_path / "a.dcm", BITS16))
+    for name, data in (("whole", dataset.PixelData), ("less", dataset.PixelData[:-2]), ("hardly", bytes(100))):
+        dataset.PixelData = data
+        path = tmp_path / f"{name}.dcm"
+        dataset.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, dataset, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+        if name == "whole":
+            assert read_radiograph(path).pixels.shape == BITS16.shape
+        else:
+            with pytest.raises(SVDRRError, match="it may be damaged"):
+                read_radiograph(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, RLELossless])
+def test_compressed_dicom(tmp_path: Path, write_dx: WriteDX, syntax: UID) -> None:
+    expected = read_radiograph(write_dx(tmp_path / "a.dcm", BITS16)).pixels
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    if syntax == RLELossless:
+        dataset.compress(syntax)
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "b.dcm").pixels, expected)
 
 
 # Pictures
@@ -324,7 +385,7 @@ def test_pictures_that_are_no_radiographs(tmp_path: Path, write_dx: WriteDX) -> 
     others = {
         tmp_path / "two.tif": "holds 2 images",
         tmp_path / "bomb.png": "cannot be read",
-        written_by_itk(tmp_path / "nan.nrrd", np.where(UNIT > 0.5, UNIT, np.nan), (0.2, 0.2)): "not numbers",
+        written_by_itk(tmp_path / "nan.nrrd", np.where(UNIT > 0.5, UNIT, np.nan), (0.2, 0.2)): "NaN or infinite pixels",
         written_by_itk(tmp_path / "volume.nrrd", np.stack([UNIT, UNIT]), (0.2, 0.2, 1.0)): "a volume of size",
         written_by_itk(tmp_path / "upright.nrrd", BITS16[:, None], (0.2, 0.2, 1.0)): "a volume of size",
         write_dx(tmp_path / "tiny.dcm", BITS16[:9]): "only 9 x 31 pixels",

@@ -116,6 +116,41 @@ def test_it_inverts_before_it_takes_the_logarithm() -> None:
     assert not prepare(drr, Preparation(linear=True)).has_drr_gray_scale
 
 
+@pytest.mark.parametrize("moving", [Preparation(quarter_turns=1), Preparation(quarter_turns=2), Preparation(flip=True)])
+def test_a_known_view_is_none_of_an_image_that_is_turned_or_flipped(moving: Preparation) -> None:
+    own = replace(TAKEN, view=View(LATERAL, Detector(ROWS, COLUMNS, (0.2, 0.5))))
+    prepared = prepare(own, moving)
+    assert prepared.view is None
+    assert prepared.pixel_spacing_mm is not None
+    stated = prepare(own, replace(moving, source_angles_deg=(10.0, 0.0))).view
+    assert stated is not None
+    assert stated.pose == replace(LATERAL, primary_deg=10.0)
+    assert prepare(own, Preparation(quarter_turns=4)).view == own.view
+
+
+def test_a_view_position_that_is_no_pa_makes_no_view() -> None:
+    lateral = replace(TAKEN, view_position="LL")
+    prepared = prepare(lateral, Preparation(margins=(1, 1, 1, 1)))
+    assert prepared.view is None
+    assert prepared.pixel_spacing_mm == (0.2, 0.5)
+    assert prepared.view_position == "LL"
+    stated = prepare(lateral, Preparation(source_angles_deg=(90.0, 0.0)))
+    assert stated.view_position == ""
+    assert stated.source_pose == CArmPose(90.0)
+
+
+def test_a_computed_image_says_that_it_was_moved() -> None:
+    drr = replace(TAKEN, provenance=Provenance("DRR (siddon)", "CT", settings={"DisplayWindow": "full"}))
+    turned = prepare(drr, Preparation(quarter_turns=3, margins=(1, 0, 2, 0)))
+    again = prepare(turned, Preparation(flip=True))
+    assert again.provenance is not None
+    assert again.provenance.settings == {
+        "DisplayWindow": "full",
+        "Preparation": "turned 270, cropped 1 0 2 0, flipped",
+    }
+    assert prepare(drr, Preparation()).provenance == drr.provenance
+
+
 def test_an_inverted_drr_no_longer_has_its_gray_scale() -> None:
     drr = replace(TAKEN, provenance=Provenance("DRR (siddon)", "CT"))
     assert prepare(drr, Preparation(quarter_turns=2)).has_drr_gray_scale

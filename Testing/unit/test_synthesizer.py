@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentences import assert_one_sentence
+from transformers.utils import logging as transformers_logging
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.radiograph import Radiograph
 from svdrr.synthesis.pipeline import decode_latents
+from svdrr.synthesis.sampling import MAX_SEED, Sampling
 from svdrr.synthesis.synthesize import Synthesizer, choose_device, choose_dtype, default_batch_size
 
 ANGLES = (-60.0, -30.0, 30.0, 60.0, 90.0)
@@ -260,6 +263,32 @@ def test_precision_and_batch_follow_the_device(monkeypatch: pytest.MonkeyPatch, 
     assert default_batch_size(cpu, 128) == 4
     # With 3 GB free: for the small as many as are worth it, for the largest as many as fit, and one at least.
     assert [default_batch_size(gpu, side) for side in (128, 512, 1024, 4096)] == [16, 11, 2, 1]
+
+
+@pytest.mark.parametrize("part", ["vcdit", "vae", "image_encoder"])
+def test_a_model_whose_weights_are_no_numbers_gets_one_sentence(synthesizer, radiograph, part: str) -> None:
+    for weights in getattr(synthesizer.pipeline, part).parameters():
+        weights.data.fill_(np.nan)
+    with pytest.raises(SVDRRError, match=r"'tiny' makes images without numbers .* weights are damaged") as refusal:
+        synthesizer.synthesize(radiograph, POSES)
+    assert_one_sentence(refusal.value)
+
+
+def test_transformers_shows_no_bars_of_its_own(models: Path) -> None:
+    transformers_logging.enable_progress_bar()
+    Synthesizer("tiny", device="cpu")
+    assert not transformers_logging.is_progress_bar_enabled()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**23])
+def test_seeds_that_no_generator_takes(seed: int) -> None:
+    with pytest.raises(SVDRRError, match=r"must lie in 0 to 2\^63 - 1, not"):
+        Sampling(1, 1.0, seed)
+
+
+def test_the_largest_seed(synthesizer, radiograph) -> None:
+    (view,) = synthesizer.synthesize(radiograph, POSES[:1], Sampling(1, 1.0, MAX_SEED))
+    assert view.provenance.seed == MAX_SEED
 
 
 @pytest.mark.parametrize("chosen", [False, True])

@@ -50,10 +50,10 @@ def synthesis_request(
 ) -> Request:
     """Novel views, as `svdrr.synthesis.synthesize.Synthesizer.synthesize` makes them here.
 
-    model: its name on the backend. source_pose: where the radiograph was taken from; by default its own view, or else
-    PA about the origin. SVDRRError for values out of range.
+    model: its name on the backend. source_pose: where the radiograph was taken from; by default
+    `Radiograph.source_pose`. SVDRRError for values out of range.
     """
-    source_pose = source_pose or (radiograph.view.pose if radiograph.view else CArmPose())
+    source_pose = source_pose or radiograph.source_pose
     job = SynthesizeJob(
         poses=tuple(poses),
         source_pose=source_pose,
@@ -93,7 +93,7 @@ def enhancement_request(radiograph: Radiograph, method: str = "lanczos", scale: 
     origin, pixels_sha256 = radiograph.provenance, radiograph.pixels_sha256()
 
     def restore(view: Radiograph) -> Radiograph:
-        labelled = _labelled(view)
+        labelled = replace(_labelled(view), view_position=radiograph.view_position)
         if origin is None:
             return labelled
         return replace(labelled, provenance=enhanced(origin, pixels_sha256, method, scale))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,14 @@ _Voxels = tuple[NDArray[np.float32], NDArray[np.float64]]
 _MODALITY = "0008|0060"
 _SERIES_UID = "0020|000e"
 _SERIES_NUMBER = "0020|0011"
+_BITS_ALLOCATED = "0028|0100"
+
+# The header of Pixel Data (7FE0,0010): its value representation, where that is explicit, and its length (PS3.5 7.1).
+_PIXEL_DATA = re.compile(rb"\xe0\x7f\x10\x00(?:(?:O[BW]|UN)\x00\x00)?(.{4})", re.DOTALL)
+_PIXEL_DATA_BIG_ENDIAN = re.compile(rb"\x7f\xe0\x00\x10(?:(?:O[BW]|UN)\x00\x00)?(.{4})", re.DOTALL)
+# The transfer syntax whose data sets, headers and all, are compressed; it stands in the first group, which is not.
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_DICOM_HEAD = 2048
 
 # Every CT holds air (about -1000 HU) and tissue (about 0), and neither metal nor padding goes beyond 1e5.
 _AIR_BELOW_HU = -200.0
@@ -118,7 +127,7 @@ def _read_file(path: Path) -> _Voxels:
         if reader_io == "GDCMImageIO":
             _check_modality(_tag(reader, _MODALITY), path)
         _check_shape(reader, path)
-        if is_nifti and not nifti_is_whole(path):
+        if (is_nifti and not nifti_is_whole(path)) or (reader_io == "GDCMImageIO" and not dicom_is_whole(path)):
             raise SVDRRError(f"{path} is damaged or incomplete; export or copy it again.")
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
@@ -195,6 +204,9 @@ def _read_directory(path: Path, series: str | None) -> _Voxels:
     reader.SetImageIO("GDCMImageIO")
     reader.SetOutputPixelType(sitk.sitkFloat32)
     with _read_errors(path):
+        for one in slices:
+            if not dicom_is_whole(one.file):
+                raise SVDRRError(f"{one.file} is damaged or incomplete; copy the slices again.")
         image = reader.Execute()
     return sitk.GetArrayFromImage(image), lps_to_ras(ijk_to_lps)
 
@@ -403,6 +415,25 @@ def nifti_is_whole(path: Path) -> bool:
             return sum(len(block) for block in iter(lambda: content.read(1 << 20), b"")) >= needed
     except (OSError, EOFError, zlib.error):
         return False
+
+
+def dicom_is_whole(path: Path) -> bool:
+    """Whether the pixel data's length covers all pixels, for GDCM fills up what is missing with whatever is in memory.
+
+    Encapsulated pixel data, which is compressed, is of undefined length, the largest number; GDCM checks that itself.
+    """
+    content = path.read_bytes()
+    if _DEFLATED in content[:_DICOM_HEAD]:
+        return True
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("GDCMImageIO")
+    reader.ReadImageInformation()
+    # Of one sample a pixel; color images are none of ours.
+    needed = int(reader.GetMetaData(_BITS_ALLOCATED)) * np.prod(reader.GetSize(), dtype=float) / 8.0
+    little = (int.from_bytes(length, "little") for length in _PIXEL_DATA.findall(content))
+    big = (int.from_bytes(length, "big") for length in _PIXEL_DATA_BIG_ENDIAN.findall(content))
+    return any(length >= needed for length in (*little, *big))
 
 
 def _require_room_on_disk(file: Path) -> None:

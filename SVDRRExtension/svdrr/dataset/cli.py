@@ -97,6 +97,8 @@ def show(
     """Draw a contact sheet and the hemisphere of the views of a data set."""
     from svdrr.cli import _optional_package, _report
 
+    if not out.is_dir():
+        raise SVDRRError(f"There is no data set {out}; make one with svdrr dataset build.")
     folder = out if output is None else output
     if not folder.is_dir():
         raise SVDRRError(f"There is no folder {folder}; create it first.")

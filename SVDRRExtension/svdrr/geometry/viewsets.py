@@ -171,8 +171,10 @@ def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
         raise SVDRRError(f"'{path}' is not valid JSON: {error}.") from None
     is_ours = isinstance(document, dict) and document.get("format") == FORMAT
     entries = document.get("views") if is_ours else None
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list):
         raise SVDRRError(f'\'{path}\' is not a view file: it needs "format": "{FORMAT}" and a list "views".')
+    if not entries:
+        raise SVDRRError(f"'{path}' holds no views: its list \"views\" is empty; put at least one into it.")
     _refuse_unknown(document, ("format", "frame", "views"), (), f"'{path}'")
     poses = []
     for number, entry in enumerate(entries, start=1):
@@ -184,6 +186,9 @@ def read_views(path: Path, isocenter_ras: Isocenter) -> list[CArmPose]:
             raise SVDRRError(
                 f"View {number} in '{path}' needs a number 'primary_deg' and, where given, numbers in its other fields."
             ) from None
+        except SVDRRError as error:
+            sentence = str(error)
+            raise SVDRRError(f"View {number} in '{path}' cannot be used: {sentence[0].lower()}{sentence[1:]}") from None
     return poses
 
 

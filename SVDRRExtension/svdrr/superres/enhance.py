@@ -33,6 +33,7 @@ def enhance(radiograph: Radiograph, method: str = "lanczos", scale: int = 2) -> 
         pixel_spacing_mm=_divided(radiograph.pixel_spacing_mm, scale),
         view=_with_finer_detector(radiograph.view, scale),
         provenance=enhanced(radiograph.provenance, radiograph.pixels_sha256(), method, scale),
+        view_position=radiograph.view_position,
     )
 
 

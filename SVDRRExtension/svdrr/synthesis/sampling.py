@@ -8,6 +8,8 @@ from svdrr.errors import SVDRRError
 from svdrr.models import ModelDescription
 
 MAX_STEPS = 1000
+MAX_SEED = 2**63 - 1
+"""What PyTorch's generators and the backend's jobs take."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Sampling:
             raise SVDRRError(f"The number of steps must lie in 1 to {MAX_STEPS}, not {self.num_inference_steps}.")
         if not 0.0 <= self.guidance_scale <= 50.0:
             raise SVDRRError(f"The guidance scale must lie in 0 to 50, not {self.guidance_scale:g}.")
-        if self.seed < 0:
-            raise SVDRRError(f"The seed must not be negative, and {self.seed} is.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise SVDRRError(f"The seed must lie in 0 to 2^63 - 1, not {self.seed}.")
 
     @classmethod
     def of(

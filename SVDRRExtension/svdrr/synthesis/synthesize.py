@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.utils.logging import disable_progress_bar
+from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
+from transformers.utils import logging as transformers_logging
 
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
@@ -66,7 +67,8 @@ def default_batch_size(device: torch.device, resolution: int) -> int:
 
 def load_pipeline(model: ModelDescription) -> SVDRRPipeline:
     """The model's networks on the CPU, as precise as they are saved; SVDRRError if a file is missing or damaged."""
-    disable_progress_bar()
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
     try:
         return SVDRRPipeline.from_pretrained(model.folder, local_files_only=True, use_safetensors=True)
     except Exception as error:  # whatever diffusers, safetensors and torch raise for a damaged file
@@ -133,13 +135,13 @@ class Synthesizer:
     ) -> Iterator[Radiograph]:
         """Yields one synthetic radiograph per pose, as soon as its batch is done, with its view and provenance.
 
-        They have the model's resolution. source_pose: where the radiograph was taken from; by default its own view,
-        or else PA about the origin. on_step: called with the finished and the total number of denoising steps, each
-        view's counted; it may raise to cancel. batch_size: see `default_batch_size`. SVDRRError if the memory is not
-        enough for one view.
+        They have the model's resolution. source_pose: where the radiograph was taken from; by default
+        `Radiograph.source_pose`. on_step: called with the finished and the total number of denoising steps, each view's
+        counted; it may raise to cancel. batch_size: see `default_batch_size`. SVDRRError if the memory is not
+        enough for one view, or if the model's results are no numbers.
         """
         sampling = sampling or Sampling.of(self.model)
-        source_pose = source_pose or (radiograph.view.pose if radiograph.view else CArmPose())
+        source_pose = source_pose or radiograph.source_pose
         batches = self.pipeline.views(
             self._encoded(prepare_source(radiograph, self.model)),
             [relative_view_encoding(source_pose, pose) for pose in poses],
@@ -163,6 +165,11 @@ class Synthesizer:
         )
         detector = Detector.square(self.model.resolution, self.model.field_of_view_mm)
         for image, pose in zip(chain.from_iterable(batches), poses, strict=True):
+            if not np.isfinite(image).all():
+                raise SVDRRError(
+                    f"The model '{self.model.name}' makes images without numbers (NaN or infinite): its weights are "
+                    "damaged; copy or train it again, or take another model."
+                )
             yield Radiograph(image, detector.pixel_spacing_mm, View(pose, detector), provenance)
 
     def _encoded(self, source: NDArray[np.float32]) -> EncodedSource:
