@@ -61,11 +61,12 @@ def remove_table_command(
     """Remove table, mattress and clutter from a CT; voxels inside the body stay untouched."""
     from svdrr.ct.io import read_ct, require_writable_suffix, write_volume
     from svdrr.ct.table import remove_table
-    from svdrr.files import whole_file
+    from svdrr.files import require_other_file, whole_file
 
     for path in (output, mask):
         if path is not None:
             require_writable_suffix(path)
+            require_other_file(path, ct)
     if mask is not None and mask.resolve() == output.resolve():
         raise SVDRRError(f"The CT and the mask cannot both be written to {output}; give the mask another name.")
     volume = read_ct(ct, series)
@@ -201,21 +202,22 @@ def synthesize(
 ) -> None:
     """Synthesize novel views of one radiograph. The images are synthetic and not for diagnosis."""
     from svdrr.files import whole_directory
-    from svdrr.geometry import CArmPose, parse_views
+    from svdrr.geometry import parse_views
     from svdrr.geometry.viewsets import views_document
     from svdrr.images import read_radiograph, write_view
     from svdrr.models import find_model
+    from svdrr.synthesis.sampling import Sampling
 
     if backend is None:
-        find_model(model)
+        # What is wrong with the numbers shows before PyTorch is loaded.
+        sampling = Sampling.of(find_model(model), steps, guidance, seed)
     radiograph = read_radiograph(image)
-    source_pose = radiograph.view.pose if radiograph.view else CArmPose()
+    source_pose = radiograph.source_pose
     poses = parse_views(views, source_pose.isocenter_ras)
     with _placed(whole_directory, outdir) as folder:
         if backend is None:
             with _optional_package("synthesis"):
-                from svdrr.synthesis.synthesize import Sampling, Synthesizer
-            sampling = Sampling.of(find_model(model), steps, guidance, seed)
+                from svdrr.synthesis.synthesize import Synthesizer
             with _working(f"Loading {model}"):
                 synthesizer = Synthesizer(model)
             with _progress("Synthesizing", None) as advance:
@@ -252,13 +254,14 @@ def enhance(
     as_json: Json = False,
 ) -> None:
     """Enlarge a radiograph; the physical extent stays, the pixel spacing shrinks."""
-    from svdrr.files import whole_file
+    from svdrr.files import require_other_file, whole_file
     from svdrr.images import read_radiograph, require_radiograph_suffix, write_radiograph
     from svdrr.superres import check_method
     from svdrr.superres import enhance as enhance_radiograph
 
     check_method(method, scale)
     require_radiograph_suffix(output)
+    require_other_file(output, image)
     radiograph = read_radiograph(image)
     with _placed(whole_file, output) as file:
         if backend is None:

@@ -40,18 +40,30 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
     Where `path` is a directory already, the new files replace those of the same name, each by one rename
     and only after all have been written; other files in it stay. If the block or the disk fails, nothing at
-    `path` has changed. Raises SVDRRError with the reason if the directory cannot be written.
+    `path` has changed. Raises SVDRRError with the reason if the directory cannot be written, before the block runs
+    where that shows by then.
     """
     temporary = _sibling(path)
     with _write_errors(path):
         if path.exists() and not path.is_dir():
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if path.is_dir():
+            # Its own permissions need not be those of the folder that it is in.
+            trial = path / temporary.name
+            trial.touch(exist_ok=False)
+            trial.unlink()
         temporary.mkdir()
         try:
             yield temporary
             _move_contents(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_other_file(output: Path, source: Path) -> None:
+    """SVDRRError if writing `output` would replace `source`, whatever names or links the two are given by."""
+    if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
+        raise SVDRRError(f"Cannot write {output}: it is the input itself; give the output another name.")
 
 
 def _sibling(path: Path) -> Path:

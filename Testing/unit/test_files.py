@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from svdrr.errors import SVDRRError
-from svdrr.files import whole_directory, whole_file
+from svdrr.files import require_other_file, whole_directory, whole_file
 
 # A process that may write only 64 kB to a file: the kernel then refuses as it does when a disk is full.
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
@@ -55,16 +57,45 @@ def test_folder_in_the_way(tmp_path: Path) -> None:
         pytest.fail("the block must not run")
 
 
-def test_read_only_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may write everywhere, so someone else tries."""
     user = os.geteuid()
-    if user == 0:  # root may write everywhere, so someone else tries
+    if user == 0:
         os.seteuid(65534)
     try:
-        with pytest.raises(SVDRRError, match="Permission denied"), whole_file(tmp_path / "a.png"):
-            pytest.fail("the block must not run")
+        yield
     finally:
         os.seteuid(user)
+
+
+def test_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with nobody(), pytest.raises(SVDRRError, match="Permission denied"), whole_file(tmp_path / "a.png"):
+        pytest.fail("the block must not run")
+
+
+def test_read_only_folder_in_one_that_is_not(tmp_path: Path) -> None:
+    """Found before the work, not after it."""
+    path = tmp_path / "views"
+    path.mkdir(mode=0o500)
+    tmp_path.chmod(0o777)
+    with nobody(), pytest.raises(SVDRRError, match="Permission denied"), whole_directory(path):
+        pytest.fail("the block must not run")
+    assert list(tmp_path.iterdir()) == [path]
+    assert not list(path.iterdir())
+
+
+def test_the_input_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    for output, source in (("a.png", "a.png"), ("link.png", "a.png"), ("a.png", "link.png")):
+        with pytest.raises(SVDRRError, match="is the input itself"):
+            require_other_file(tmp_path / output, tmp_path / source)
+    with pytest.raises(SVDRRError, match="is the input itself"):
+        require_other_file(tmp_path / "." / ".." / tmp_path.name / "a.png", tmp_path / "a.png")
+    require_other_file(tmp_path / "b.png", tmp_path / "a.png")
+    require_other_file(tmp_path / "b.png", tmp_path / "b.png")  # There is nothing to lose.
 
 
 def test_errors_of_the_network_pass(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import run_svdrr
+from fixture_types import WriteDX
 from PIL import Image
 
+from svdrr.geometry import CArmPose, Detector, View
 from svdrr.images import read_radiograph, write_png
 from svdrr.models import find_model
 from svdrr.preparation import Preparation, prepare
@@ -90,6 +92,60 @@ def test_computed_images_stay_labeled(tmp_path: Path, svdrr: Run) -> None:
         provenance = read_radiograph(tmp_path / name).provenance
         assert provenance is not None
         assert provenance.attributes()["SVDRR.Synthetic"] == "SYNTHETIC, not for diagnosis"
+
+
+@pytest.mark.parametrize("option", [("--turn", 90), ("--flip",)])
+def test_an_image_that_says_where_it_was_taken_is_not_turned(
+    tmp_path: Path, svdrr: Run, option: tuple[object, ...]
+) -> None:
+    view = View(CArmPose(90.0), Detector(120, 90, (0.5, 0.5)))
+    write_png(tmp_path / "drr.png", Radiograph(shuttered(), (0.5, 0.5), view, Provenance("DRR (siddon)", "CT")))
+    code, said, err = svdrr(tmp_path / "drr.png", tmp_path / "out.png", *option)
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "says where it was taken from" in err
+    assert not (tmp_path / "out.png").exists()
+    assert svdrr(tmp_path / "drr.png", tmp_path / "out.png", "--crop", "2,4,6,8")[0] == 0
+    cropped = read_radiograph(tmp_path / "out.png")
+    assert cropped.view == View(CArmPose(90.0), Detector(116, 78, (0.5, 0.5)))
+    assert cropped.provenance is not None
+    assert cropped.provenance.settings["Preparation"] == "cropped 2 4 6 8"
+
+
+def test_a_lateral_radiograph_does_not_become_a_pa_one(tmp_path: Path, svdrr: Run, write_dx: WriteDX) -> None:
+    stored = np.round(60000 * shuttered()).astype(np.uint16)
+    lateral = write_dx(tmp_path / "a.dcm", stored, ViewPosition="LL", ImagerPixelSpacing=["0.5", "0.5"])
+    assert svdrr(lateral, tmp_path / "out.png")[0] == 0
+    prepared = read_radiograph(tmp_path / "out.png")
+    assert (prepared.view, prepared.view_position) == (None, "LL")
+    assert prepared.pixel_spacing_mm == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("output", [("film.png",), ("out.png", "--show", "film.png"), ("link.png",)])
+def test_the_input_is_not_written_over(film: Path, tmp_path: Path, svdrr: Run, output: tuple[str, ...]) -> None:
+    (tmp_path / "link.png").symlink_to(film)
+    before = film.read_bytes()
+    names = [name if name.startswith("--") else tmp_path / name for name in output]
+    code, said, err = svdrr(film, *names)
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "is the input itself; give the output another name" in err
+    assert film.read_bytes() == before
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_advice_about_dark_bone_fits_what_was_done(tmp_path: Path, svdrr: Run) -> None:
+    _, columns = np.mgrid[:40, :40] / 40.0
+    bright_spine = np.exp(-(((columns - 0.5) / 0.15) ** 2)).astype(np.float32)
+    write_png(tmp_path / "bright.png", Radiograph(bright_spine))
+    write_png(tmp_path / "dark.png", Radiograph(1.0 - bright_spine))
+    for name, options, advice in (
+        ("bright", (), ""),
+        ("dark", (), " Bone seems to be dark here: --invert?"),
+        ("bright", ("--invert",), " Bone seems to be dark here: leave out --invert?"),
+        ("dark", ("--invert",), ""),
+    ):
+        code, said, _ = svdrr(tmp_path / f"{name}.png", tmp_path / "out.png", *options)
+        assert code == 0
+        assert said.strip().endswith(f"(0, 0, 0, 0).{advice}")
 
 
 @pytest.mark.parametrize(

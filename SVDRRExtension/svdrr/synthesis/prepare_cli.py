@@ -39,7 +39,7 @@ def prepare_command(
 ) -> None:
     """Put a radiograph right for `svdrr synthesize`, and look at it as the model will get it."""
     from svdrr.cli import _placed, _report
-    from svdrr.files import whole_file
+    from svdrr.files import require_other_file, whole_file
     from svdrr.images import read_radiograph, require_radiograph_suffix, write_png, write_radiograph
     from svdrr.models import find_model
     from svdrr.preparation import Preparation, looks_inverted, prepare, propose_margins
@@ -47,7 +47,9 @@ def prepare_command(
     from svdrr.synthesis.preparation import beside
 
     require_radiograph_suffix(output)
+    require_other_file(output, image)
     if show is not None:
+        require_other_file(show, image)
         if show.suffix.lower() != ".png":
             raise SVDRRError(f"Cannot write '{show}': the name of the picture must end in .png.")
         if show.resolve() == output.resolve():
@@ -61,6 +63,11 @@ def prepare_command(
     # What is wrong with the numbers shows before the image is read.
     Preparation(margins=_four(given), pixel_spacing_mm=_two(distances))
     radiograph = read_radiograph(image)
+    if radiograph.view is not None and (turn or flip):
+        raise SVDRRError(
+            f"'{image}' says where it was taken from, which would be wrong once it is turned or flipped; leave --turn "
+            "and --flip out, or turn the file that it was made from."
+        )
     turned = prepare(radiograph, turning).pixels
     margins = _four(given) if given is not None else propose_margins(1.0 - turned if invert else turned)
     preparation = Preparation(
@@ -89,7 +96,7 @@ def prepare_command(
         "bone_seems_dark": dark,
     }
     sentence = f"{rows} x {columns} pixels written to {output}; cut off: top, bottom, left, right {margins}."
-    advice = " Bone seems to be dark here: --invert?" if dark else ""
+    advice = f" Bone seems to be dark here: {'leave out --invert?' if invert else '--invert?'}" if dark else ""
     _report(as_json, result, sentence + advice)
 
 
