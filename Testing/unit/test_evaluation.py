@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -435,6 +437,8 @@ def test_the_fid_has_its_own_tables(
     monkeypatch.chdir(tmp_path)
     done = svdrr("evaluate", "tiny", phantom_file, out, *options)
     assert done.code == 0, done.err
+    said = "10 views of 1 volume by 5 methods measured, PA left out, which is the source; read "
+    assert done.out == f"{said}{out / 'table.md'}.\n"
     document = json.loads((out / "figures.json").read_text(encoding="utf-8"))["estimates"]
     oblique, every = (document["sweep:-60:60:15"][part]["FID"] for part in (OBLIQUE, ALL))
     assert (oblique["images"], every["images"]) == (6, 8)
@@ -456,10 +460,26 @@ def test_the_fid_has_its_own_tables(
     assert "'sweep:0:40:40' has one (at least 30° from the source view)" in done.err
 
 
+def test_what_is_wrong_with_data_or_views_is_said_before_torch_is_loaded(models: Path, tmp_path: Path) -> None:
+    """Which takes many times as long as the sentence."""
+    for command, *options in (
+        ("evaluate", "tiny", "phantoms:0", "out"),
+        ("evaluate", "tiny", "phantoms:1", "out", "--views", "hemisphere:0"),
+        ("reader-study", "make", "tiny", "phantoms:x", "out"),
+    ):
+        code = f"import sys; sys.argv[1:] = {[command, *options]!r}; from svdrr.cli import main\n"
+        code += "try: main()\nexcept SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout == "2 False\n", done.stderr
+
+
 def test_a_run_that_cannot_be_leaves_nothing(svdrr: Run, phantom_file: Path, tmp_path: Path) -> None:  # noqa: F811
     for arguments, words in (
         (("nope", phantom_file), "Unknown model 'nope'"),
         (("tiny", "phantoms:none"), "Give 1 to 10,000 phantoms"),
+        (("tiny", "phantoms:0"), "Give 1 to 10,000 phantoms"),
+        (("tiny", phantom_file, "--views", "hemisphere:0"), "A hemisphere needs 1 to 100,000 views"),
+        (("tiny", phantom_file, "--views", "foo"), "Unknown view set 'foo'"),
         (("tiny", phantom_file, "--views", "hemisphere:1"), "The only view is PA"),
         (("tiny", phantom_file, "--lpips", phantom_file), "is no safetensors file"),
         (("tiny", phantom_file, "--fid", phantom_file), "is no safetensors file"),

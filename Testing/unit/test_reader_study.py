@@ -252,6 +252,18 @@ def test_the_commands_from_model_to_figures(models: Path, tmp_path: Path, svdrr:
     assert (json.loads(said)["correct"], json.loads(said)["total"]) == (4, 6)
 
 
+def test_a_study_is_never_replaced(models: Path, tmp_path: Path, svdrr: Callable[..., Any]) -> None:
+    """Whether or not the key has been put where readers cannot see it."""
+    for name in (KEY_FILE, PAGE_FILE):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("kept")
+        code, said, err = svdrr("reader-study", "make", "tiny", "phantoms:1", out, "--pairs", 2)
+        assert (code, said) == (2, "")
+        assert f"{out} holds a study already" in err
+        assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "kept")]
+
+
 # Answers
 
 
