@@ -71,10 +71,10 @@ def evaluate_command(
             synthesizer = Synthesizer(description)
         with _progress("Views", evaluation.total) as advance:
             figures = evaluation.run(synthesizer, folder, advance)
-    left_out = ", PA left out, which is the source" if len(poses) < sum(map(len, asked.values())) else ""
+    left_out = ", without PA, the source view" if len(poses) < sum(map(len, asked.values())) else ""
     _report(
         as_json,
         figures,
-        f"{counted(len(poses), 'view')} of {counted(len(volumes.volumes), 'volume')} by {len(evaluation.methods)} "
-        f"methods measured{left_out}; read {outdir / 'table.md'}.",
+        f"{counted(len(poses), 'view')} of {counted(len(volumes.volumes), 'volume')} measured by "
+        f"{len(evaluation.methods)} methods{left_out}; read {outdir / 'table.md'}.",
     )

@@ -24,6 +24,7 @@ from svdrr.evaluation.report import FID, estimates, table, write_results
 from svdrr.evaluation.volumes import Volumes, open_volumes
 from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.models import ModelDescription
+from svdrr.provenance import Provenance
 from svdrr.synthesis.sampling import Sampling
 from svdrr.synthesis.synthesize import Synthesizer, default_batch_size
 
@@ -168,7 +169,18 @@ class Evaluation:
                 if np.ptp(angles) > 0.0:
                     title = f"{name}: {views}, {self.volumes.description}"
                     plot_over_angle(result, axis, title, folder / f"{label}_over_{axis}.png")
-        examples.plot(f"{name}: {self.volumes.description}", folder / "examples.png")
+        provenance = Provenance(
+            method="true DRRs, VCDiT and baselines, by row",
+            source=self.volumes.description,
+            model=name,
+            weights_sha256=self.model.weights_sha256(),
+            seed=self.sampling.seed,
+            settings={
+                "Steps": str(self.sampling.num_inference_steps),
+                "Guidance": f"{self.sampling.guidance_scale:g}",
+            },
+        )
+        examples.plot(f"{name}: {self.volumes.description}", folder / "examples.png", provenance)
         return figures
 
     def _numbers(self) -> dict[str, NDArray[np.int64]]:
@@ -208,6 +220,7 @@ class _Examples:
                     self._images["true DRR"].append(case.truth[index])
                 self._images[method].append(np.array(images[index - chosen.start]))
 
-    def plot(self, title: str, path: Path) -> None:
+    def plot(self, title: str, path: Path, provenance: Provenance) -> None:
         captions = [self._poses[index].label for index in self._indices]
-        plot_examples({name: np.stack(views) for name, views in self._images.items()}, captions, title, path)
+        images = {name: np.stack(views) for name, views in self._images.items()}
+        plot_examples(images, captions, title, path, provenance)

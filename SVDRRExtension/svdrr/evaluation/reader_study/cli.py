@@ -49,9 +49,7 @@ def make(
         )
         from svdrr.evaluation.volumes import open_volumes
     if any((out / name).exists() for name in (PAGE_FILE, KEY_FILE)):
-        raise SVDRRError(
-            f"{out} holds a study already, whose answers need its own key; give another folder."
-        )
+        raise SVDRRError(f"{out} holds a study already, whose answers need its own key; give another folder.")
     seed = draw_seed() if seed is None else seed
     volumes = open_volumes(data, description).volumes
     check_plan(volumes, pairs, seed)
