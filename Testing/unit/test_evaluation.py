@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import save_file
 from test_cli import Run, contents, svdrr  # noqa: F401
 from torch import nn
@@ -31,12 +34,14 @@ from svdrr.evaluation.benchmark import ALL, OBLIQUE, Benchmark, Case, benchmark
 from svdrr.evaluation.evaluate import cases_of
 from svdrr.evaluation.lpips import load_lpips
 from svdrr.evaluation.metrics import psnr_db, ssim
+from svdrr.evaluation.plots import _groups, plot_examples
 from svdrr.evaluation.report import estimates, table, write_results
 from svdrr.evaluation.statistics import over_volumes
 from svdrr.evaluation.volumes import one_ct, open_volumes
 from svdrr.geometry import CArmPose, Detector, View
 from svdrr.geometry.viewsets import hemisphere_views, simple_views, views_document
 from svdrr.models import find_model
+from svdrr.provenance import Provenance
 from svdrr.render import render_drrs
 from svdrr.synthesis.lifting import DEPTH_MM, LAYERS, LiftingNetwork, attenuation_volume, frustum_coordinates
 from svdrr.synthesis.training.lifting import ray_points, rendered
@@ -371,6 +376,36 @@ def test_the_table_tells_the_better_one_and_pairs_the_volumes() -> None:
     assert gains[1:] == ["+2.00 [+2.00, +2.00]", "+0.100 [+0.100, +0.100] |"]
     assert "n = 5 volumes" in text
     assert "not for diagnosis" in text
+    assert text.count("PSNR (dB) ↑ | LPIPS ↓ |") == 4
+
+
+def test_where_every_view_is_oblique_there_is_one_table() -> None:
+    result = {name: whole.oblique() for name, whole in some_result().items()}
+    text = table(result, "m", {"PSNR (dB)": "p", "LPIPS": "l"}, frozenset({"LPIPS"}), {})
+    assert text.count("| method |") == 1
+    assert "## simple: all views (26), each at least 30° from the source view\n" in text
+
+
+def test_a_heading_is_wide_as_its_picture_and_the_file_says_what_it_holds(tmp_path: Path) -> None:
+    title = "some-model: CT with voxels SHA-256 0123456789abcdef, table removed"
+    provenance = Provenance("test", title, "some-model", "f" * 64, 1)
+    for columns in (1, 2, 5):
+        rows = {name: np.zeros((columns, 32, 32), np.float32) for name in ("true DRR", "some-model")}
+        plot_examples(rows, ["PA"] * columns, title, tmp_path / "examples.png", provenance)
+        with Image.open(tmp_path / "examples.png") as image:
+            assert image.text.items() >= provenance.attributes().items()
+            gray = np.asarray(image.convert("L"))
+        assert (gray[:, 0] == 255).all()
+        assert (gray[:, -1] == 255).all()
+
+
+def test_views_are_drawn_at_their_angles() -> None:
+    """Where they are averaged in bins, too: one at 20° is not drawn at 15°."""
+    angles_deg = np.array([(-90.0, 0.0), (43.0, 0.0), (50.0, 0.0), (30.0, 20.0)])
+    for number, expected, sizes in ((0, [-90.0, 30.0, 46.5], [1, 1, 2]), (1, [0.0, 20.0], [3, 1])):
+        places, groups = _groups(angles_deg, number)
+        assert places.tolist() == expected
+        assert [np.count_nonzero(group) for group in groups] == sizes
 
 
 def test_the_rows_of_the_csv_give_the_figures(tmp_path: Path) -> None:
@@ -409,6 +444,9 @@ def test_the_command_leaves_whole_results(svdrr: Run, phantom_file: Path, tmp_pa
     assert np.isfinite(numbers).all()
     text = (out / "table.md").read_text(encoding="utf-8")
     assert "NOT LPIPS" in text
+    for name in ("examples.png", *plots):
+        with Image.open(out / name) as image:
+            assert image.text["SVDRR.Synthetic"] == "SYNTHETIC, not for diagnosis"
     assert phantom_file.name not in text
 
 
@@ -435,6 +473,8 @@ def test_the_fid_has_its_own_tables(
     monkeypatch.chdir(tmp_path)
     done = svdrr("evaluate", "tiny", phantom_file, out, *options)
     assert done.code == 0, done.err
+    said = "10 views of 1 volume measured by 5 methods, without PA, the source view; read "
+    assert done.out == f"{said}{out / 'table.md'}.\n"
     document = json.loads((out / "figures.json").read_text(encoding="utf-8"))["estimates"]
     oblique, every = (document["sweep:-60:60:15"][part]["FID"] for part in (OBLIQUE, ALL))
     assert (oblique["images"], every["images"]) == (6, 8)
@@ -446,8 +486,14 @@ def test_the_fid_has_its_own_tables(
     apart = 2.0 * (case.truth.mean(axis=(1, 2)) - case.source.mean())
     assert oblique["by_method"]["copy source"] == pytest.approx(apart.mean() ** 2 + apart.var(ddof=1), rel=1e-3)
     text = (out / "table.md").read_text(encoding="utf-8")
-    assert text.count("| method | sweep:-60:60:15: FID ↓ (n = 6) |\n") == 1
-    assert text.count("| method | sweep:-60:60:15: FID ↓ (n = 8) | list.json: FID ↓ (n = 2) |\n") == 1
+    for count in (6, 8, 2):
+        assert text.count(f"| method | FID ↓ (n = {count}) |\n") == 1
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## sweep:-60:60:15: views at least 30° from the source view (6 of 8)",
+        "## sweep:-60:60:15: all views (8)",
+        "## list.json: all views (2)",
+        "## Definitions",
+    ]
     assert f"{every['by_method']['3D lifting']:.2f}" in text
     assert "biased upward" in text
     assert "FID" not in (out / "results.csv").read_text(encoding="utf-8")
@@ -456,10 +502,26 @@ def test_the_fid_has_its_own_tables(
     assert "'sweep:0:40:40' has one (at least 30° from the source view)" in done.err
 
 
+def test_what_is_wrong_with_data_or_views_is_said_before_torch_is_loaded(models: Path, tmp_path: Path) -> None:
+    """Which takes many times as long as the sentence."""
+    for command, *options in (
+        ("evaluate", "tiny", "phantoms:0", "out"),
+        ("evaluate", "tiny", "phantoms:1", "out", "--views", "hemisphere:0"),
+        ("reader-study", "make", "tiny", "phantoms:x", "out"),
+    ):
+        code = f"import sys; sys.argv[1:] = {[command, *options]!r}; from svdrr.cli import main\n"
+        code += "try: main()\nexcept SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout == "2 False\n", done.stderr
+
+
 def test_a_run_that_cannot_be_leaves_nothing(svdrr: Run, phantom_file: Path, tmp_path: Path) -> None:  # noqa: F811
     for arguments, words in (
         (("nope", phantom_file), "Unknown model 'nope'"),
         (("tiny", "phantoms:none"), "Give 1 to 10,000 phantoms"),
+        (("tiny", "phantoms:0"), "Give 1 to 10,000 phantoms"),
+        (("tiny", phantom_file, "--views", "hemisphere:0"), "A hemisphere needs 1 to 100,000 views"),
+        (("tiny", phantom_file, "--views", "foo"), "Unknown view set 'foo'"),
         (("tiny", phantom_file, "--views", "hemisphere:1"), "The only view is PA"),
         (("tiny", phantom_file, "--lpips", phantom_file), "is no safetensors file"),
         (("tiny", phantom_file, "--fid", phantom_file), "is no safetensors file"),

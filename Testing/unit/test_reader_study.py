@@ -252,6 +252,18 @@ def test_the_commands_from_model_to_figures(models: Path, tmp_path: Path, svdrr:
     assert (json.loads(said)["correct"], json.loads(said)["total"]) == (4, 6)
 
 
+def test_a_study_is_never_replaced(models: Path, tmp_path: Path, svdrr: Callable[..., Any]) -> None:
+    """Whether or not the key has been put where readers cannot see it."""
+    for name in (KEY_FILE, PAGE_FILE):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("kept")
+        code, said, err = svdrr("reader-study", "make", "tiny", "phantoms:1", out, "--pairs", 2)
+        assert (code, said) == (2, "")
+        assert f"{out} holds a study already" in err
+        assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "kept")]
+
+
 # Answers
 
 
@@ -286,6 +298,11 @@ def test_answers_are_counted(study: Study, tmp_path: Path) -> None:
         ({"cells": {(1, "pair"): "1"}}, "answers the pair 1 twice"),
         ({"cells": {(1, "pair"): "7"}}, "Line 3 of .* is no answer"),
         ({"cells": {(1, "pair"): "one"}}, "Line 3 of .* is no answer"),
+        ({"cells": {(1, "pair"): "1" * 5000}}, "Line 3 of .* is no answer"),
+        ({"cells": {(1, "position"): "x"}}, "Line 3 of .* is no answer"),
+        ({"cells": {(1, "position"): "7"}}, "Line 3 of .* is no answer"),
+        ({"cells": {(1, "seconds"): "nan"}}, "Line 3 of .* is no answer"),
+        ({"cells": {(1, "seconds"): "-5"}}, "Line 3 of .* is no answer"),
         ({"cells": {(1, "left"): "a"}}, "Line 3 of .* is no answer"),
         ({"cells": {(5, "chosen"): "left"}}, "Line 7 of .* is no answer"),
         ({"more": [["too", "short"]]}, "is not what a reader study's page saves"),
@@ -389,6 +406,17 @@ def test_statistics_of_four_readers() -> None:
     assert "| c | 30 | 50 | 60.0 % |" in text
     assert f"t = {t:.2f}" in text
     json.dumps(result.document())
+
+
+def test_readers_come_in_the_order_of_their_numbers_and_no_p_is_zero() -> None:
+    names = [f"r{number}" for number in (10, 2, 0, 11, 1)] + ["ada", "7"]
+    text = markdown(analyze([Reader(name, 45 + number, 50) for number, name in enumerate(names[:5])]))
+    assert re.findall(r"^\| (r\d+)", text, re.MULTILINE) == ["r0", "r1", "r2", "r10", "r11"]
+    assert text.count("p < 0.001") == 2
+    assert "0.000" not in text
+    text = markdown(analyze([Reader(name, 25, 50) for name in names]))
+    assert re.findall(r"^\| (\w+) \| 25", text, re.MULTILINE) == ["7", "ada", "r0", "r1", "r2", "r10", "r11"]
+    assert "p = 1.000" in text
 
 
 def test_where_there_is_no_t_test() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose
 
 Images = NDArray[np.float32]
@@ -102,6 +103,14 @@ def view_parts(poses: Sequence[CArmPose]) -> dict[str, NDArray[np.bool_]]:
     """Which views are in the parts that are reported apart: the oblique ones, if there are any, and all."""
     far = oblique(poses)
     return {**({OBLIQUE: far} if far.any() else {}), ALL: np.ones(len(poses), bool)}
+
+
+def without_source(poses: Sequence[CArmPose]) -> list[CArmPose]:
+    """Those of the poses, about the origin, that are not PA, the source view. SVDRRError if that is the only one."""
+    others = [pose for pose in poses if not np.allclose(pose.source_ras, CArmPose().source_ras, rtol=0.0, atol=1e-3)]
+    if not others:
+        raise SVDRRError("The only view is PA, the source view; give others to evaluate.")
+    return others
 
 
 def benchmark(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdrr.errors import SVDRRError
 from svdrr.evaluation.baselines import back_projection, check_baselines, copy_source, lifting, mean_drr
 from svdrr.evaluation.benchmark import Benchmark, Case, Images, Method, Metric, Render, benchmark, view_parts
 from svdrr.evaluation.feature_distance import feature_distance
@@ -22,9 +21,10 @@ from svdrr.evaluation.lpips import load_lpips
 from svdrr.evaluation.metrics import ms_ssim, psnr_db, ssim
 from svdrr.evaluation.plots import AXES, plot_examples, plot_over_angle
 from svdrr.evaluation.report import FID, estimates, table, write_results
-from svdrr.evaluation.volumes import Volumes, one_ct, open_volumes
-from svdrr.geometry import CArmPose, parse_views, relative_view_encoding
+from svdrr.evaluation.volumes import Volumes, open_volumes
+from svdrr.geometry import CArmPose, relative_view_encoding
 from svdrr.models import ModelDescription
+from svdrr.provenance import Provenance
 from svdrr.synthesis.sampling import Sampling
 from svdrr.synthesis.synthesize import Synthesizer, default_batch_size
 
@@ -98,35 +98,37 @@ def cases_of(volumes: Volumes) -> Iterator[Case]:
 class Evaluation:
     """One run: what it needs is read and checked before any work starts, with SVDRRError for what cannot be.
 
-    data: see `svdrr.evaluation.volumes.open_volumes`, but of CTs only one. views: specifications of view sets, of
-    which the source view, PA, is left out. lpips: file of `svdrr.evaluation.lpips.load_lpips`; fid: of
+    view_sets: by specification, the poses about the origin, PA not among them. volumes: opened with all of these, in
+    this order, see `svdrr.evaluation.volumes.open_volumes`. lpips: file of `svdrr.evaluation.lpips.load_lpips`; fid: of
     `svdrr.evaluation.inception.load_inception`.
     """
 
     def __init__(
         self,
         model: ModelDescription,
-        data: str,
-        views: Sequence[str],
+        volumes: Volumes,
+        view_sets: Mapping[str, Sequence[CArmPose]],
         sampling: Sampling,
         lpips: Path | None = None,
         fid: Path | None = None,
-        series: str | None = None,
     ) -> None:
-        self.model, self.sampling = model, sampling
-        self.view_sets = {name: _without_source(parse_views(name, (0.0, 0.0, 0.0))) for name in views}
+        self.model, self.volumes, self.view_sets, self.sampling = model, volumes, view_sets, sampling
         check_baselines(model)
         self.metrics = {**METRICS, **({LPIPS: load_lpips(lpips)} if lpips else {})}
         self.poses = [pose for poses in self.view_sets.values() for pose in poses]
         self.inception = load_inception(fid) if fid else None
-        self.volumes = open_volumes(data, model, self.poses, one_ct(series))
         if self.inception:
             check_sets(self._parts(), len(self.volumes.volumes))
 
     @property
+    def methods(self) -> list[str]:
+        """Names of the model and the baselines."""
+        return [self.model.name, *BASELINES]
+
+    @property
     def total(self) -> int:
         """How many images will be made."""
-        return len(self.volumes.volumes) * len(self.poses) * (1 + len(BASELINES))
+        return len(self.volumes.volumes) * len(self.poses) * len(self.methods)
 
     def run(self, synthesizer: Synthesizer, folder: Path, on_view: Callable[[], None]) -> dict[str, Any]:
         """Writes ``results.csv``, ``table.md``, ``figures.json`` and the plots to `folder`; returns the figures.
@@ -154,7 +156,7 @@ class Evaluation:
             f"seed {self.sampling.seed}",
             "Data": self.volumes.description,
             "Images": f"{self.model.resolution} × {self.model.resolution} pixels of a "
-            f"{self.model.field_of_view_mm:g} mm detector; the source is PA",
+            f"{self.model.field_of_view_mm:g} mm detector; the source is PA, which is not measured",
         }
         write_results(folder / "results.csv", view_sets)
         text = table(view_sets, name, DEFINITIONS, LOWER_IS_BETTER, facts, distances)
@@ -167,7 +169,18 @@ class Evaluation:
                 if np.ptp(angles) > 0.0:
                     title = f"{name}: {views}, {self.volumes.description}"
                     plot_over_angle(result, axis, title, folder / f"{label}_over_{axis}.png")
-        examples.plot(f"{name}: {self.volumes.description}", folder / "examples.png")
+        provenance = Provenance(
+            method="true DRRs, VCDiT and baselines, by row",
+            source=self.volumes.description,
+            model=name,
+            weights_sha256=self.model.weights_sha256(),
+            seed=self.sampling.seed,
+            settings={
+                "Steps": str(self.sampling.num_inference_steps),
+                "Guidance": f"{self.sampling.guidance_scale:g}",
+            },
+        )
+        examples.plot(f"{name}: {self.volumes.description}", folder / "examples.png", provenance)
         return figures
 
     def _numbers(self) -> dict[str, NDArray[np.int64]]:
@@ -185,13 +198,6 @@ class Evaluation:
                 members[numbers[chosen]] = True
                 parts.setdefault(views, {})[part] = members
         return parts
-
-
-def _without_source(poses: Sequence[CArmPose]) -> list[CArmPose]:
-    others = [pose for pose in poses if not np.allclose(pose.source_ras, CArmPose().source_ras, rtol=0.0, atol=1e-3)]
-    if not others:
-        raise SVDRRError("The only view is PA, the source view; give others to evaluate.")
-    return others
 
 
 class _Examples:
@@ -214,6 +220,7 @@ class _Examples:
                     self._images["true DRR"].append(case.truth[index])
                 self._images[method].append(np.array(images[index - chosen.start]))
 
-    def plot(self, title: str, path: Path) -> None:
+    def plot(self, title: str, path: Path, provenance: Provenance) -> None:
         captions = [self._poses[index].label for index in self._indices]
-        plot_examples({name: np.stack(views) for name, views in self._images.items()}, captions, title, path)
+        images = {name: np.stack(views) for name, views in self._images.items()}
+        plot_examples(images, captions, title, path, provenance)

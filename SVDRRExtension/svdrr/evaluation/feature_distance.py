@@ -87,6 +87,8 @@ def _convolution(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
 def _trained() -> FeatureDistance:
     network = FeatureDistance()
     network.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+    # Half as fast again as the default layout on a CPU.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from svdrr.evaluation.benchmark import Benchmark, Images
 from svdrr.evaluation.statistics import FEWEST, intervals
-from svdrr.provenance import SYNTHETIC_LABEL
+from svdrr.provenance import PREFIX, SYNTHETIC_LABEL, Provenance
 
 AXES = ("primary", "secondary")
 _LABELS = (
@@ -27,8 +27,8 @@ _WHITE = 0.85
 def plot_over_angle(result: Benchmark, axis: str, title: str, path: Path) -> None:
     """Each metric over the primary or the secondary angle, as PNG.
 
-    Lines are means over the volumes and over the views with that angle, or, where both angles vary, in bins of 15°;
-    bands are 95 % confidence intervals over the volumes.
+    Lines are means over the volumes and over the views with that angle, or, where both angles vary, in bins of 15°,
+    each at its mean angle; bands are 95 % confidence intervals over the volumes.
     """
     number = AXES.index(axis)
     angles, groups = _groups(result.angles_deg(), number)
@@ -52,23 +52,25 @@ def plot_over_angle(result: Benchmark, axis: str, title: str, path: Path) -> Non
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(title, fontsize=11, wrap=True)
+    figure.savefig(path, dpi=110, metadata={f"{PREFIX}Synthetic": SYNTHETIC_LABEL})
 
 
 def _groups(angles_deg: NDArray[np.float64], number: int) -> tuple[NDArray[np.float64], list[NDArray[np.bool_]]]:
-    """(angles along one of the axes, which views belong to each)."""
+    """(mean angle of each group along one of the axes, which views belong to it)."""
     alone = np.ptp(angles_deg[:, 1 - number]) == 0.0
     width = _SAME_ANGLE_DEG if alone else _BIN_DEG
     steps = np.round(angles_deg[:, number] / width)
-    places = np.unique(steps)
-    return places * width, [steps == place for place in places]
+    groups = [steps == place for place in np.unique(steps)]
+    return np.array([angles_deg[group, number].mean() for group in groups]), groups
 
 
-def plot_examples(images: dict[str, Images], captions: Sequence[str], title: str, path: Path) -> None:
+def plot_examples(
+    images: dict[str, Images], captions: Sequence[str], title: str, path: Path, provenance: Provenance
+) -> None:
     """Rows of radiographs, the true DRRs first, as PNG; all others are labeled as synthetic in the picture.
 
-    images: by row, (views, rows, columns) in [0, 1].
+    images: by row, (views, rows, columns) in [0, 1]. provenance: for the file's text.
     """
     figure = Figure(figsize=(1.9 * len(captions) + 0.4, 1.98 * len(images) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -83,5 +85,5 @@ def plot_examples(images: dict[str, Images], captions: Sequence[str], title: str
             else:
                 axes.text(0.02, 0.02, SYNTHETIC_LABEL, color="white", fontsize=5, transform=axes.transAxes)
         row[0].set_ylabel(name, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(title, fontsize=10, wrap=True)
+    figure.savefig(path, dpi=110, metadata=provenance.attributes())

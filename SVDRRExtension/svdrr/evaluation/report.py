@@ -65,10 +65,11 @@ def table(
     facts: Mapping[str, str],
     distances: Mapping[str, Mapping[str, SetDistance]] | None = None,
 ) -> str:
-    """Markdown in the shape of the paper's Table 1 [sv-drr]: a row for each method, columns for view sets and metrics.
+    """Markdown: for each view set and part of it, a table with a row for each method and a column for each metric.
 
-    facts: what the heading says of the run. distances: the FID, if it was measured; its tables are its own, since
-    it is of sets and has neither values of views nor intervals over volumes.
+    All views have no table of their own where every one is oblique. facts: what the heading says of the run.
+    distances: the FID, if it was measured; its tables are its own, since it is of sets and has neither values of views
+    nor intervals over volumes.
     """
     first = next(iter(view_sets.values()))
     volumes = len(first.volumes)
@@ -80,19 +81,18 @@ def table(
         else f"Mean over {counted(volumes, 'volume')}, too few for confidence intervals."
     )
     lines += ["", interval, "The best of each column is bold. ↑: higher is better, ↓: lower is better.", ""]
-    for part in (OBLIQUE, ALL):
-        chosen = {name: parts[part] for name, result in view_sets.items() if part in (parts := result.parts())}
-        if chosen:
-            lines += [f"## Views: {part}", "", *_rows(chosen, lower_is_better), ""]
+    for name, result in view_sets.items():
+        for part, title in _titles(result).items():
+            chosen = result.parts()[part]
+            lines += [f"## {name}: {title}", "", *_rows(chosen, lower_is_better), ""]
             lines += [
                 f"{reference} minus the baseline, paired by volume:",
                 "",
-                *_difference_rows(chosen, reference),
+                *_difference_rows(chosen, reference, lower_is_better),
                 "",
             ]
             if distances:
-                of_part = {name: distances[name][part] for name in chosen}
-                lines += [_FID_SENTENCE, "", *_distance_rows(of_part), ""]
+                lines += [_FID_SENTENCE, "", *_distance_rows(distances[name][part]), ""]
     lines += ["## Definitions", "", *(f"- {metric}: {definitions[metric]}." for metric in first.metrics)]
     if distances:
         lines += [f"- {FID}: {definitions[FID]}."]
@@ -103,6 +103,16 @@ def table(
     return "\n".join(lines) + "\n"
 
 
+def _titles(result: Benchmark) -> dict[str, str]:
+    """By part that gets a table, which views it has, and how many."""
+    count = {part: len(chosen.poses) for part, chosen in result.parts().items()}
+    far, every = count.get(OBLIQUE, 0), count[ALL]
+    if far == every:
+        return {OBLIQUE: f"all views ({every:,}), each {OBLIQUE}"}
+    oblique = {OBLIQUE: f"views {OBLIQUE} ({far:,} of {every:,})"} if far else {}
+    return {**oblique, ALL: f"{ALL} ({every:,})"}
+
+
 def _estimate(result: Benchmark, metric: str, method: str) -> Estimate:
     return over_volumes(result.values[metric][method])
 
@@ -111,46 +121,39 @@ def _difference(result: Benchmark, metric: str, reference: str, method: str) -> 
     return over_volumes(result.values[metric][reference] - result.values[metric][method])
 
 
-def _rows(view_sets: Mapping[str, Benchmark], lower_is_better: frozenset[str]) -> list[str]:
-    columns = [(name, metric) for name, result in view_sets.items() for metric in result.metrics]
-    headings = [f"{name}: {metric} {'↓' if metric in lower_is_better else '↑'}" for name, metric in columns]
-    methods = next(iter(view_sets.values())).methods
-    means = {(name, metric): [view_sets[name].mean(metric, method) for method in methods] for name, metric in columns}
-    best = {key: (min if key[1] in lower_is_better else max)(values) for key, values in means.items()}
+def _rows(result: Benchmark, lower_is_better: frozenset[str]) -> list[str]:
+    means = {metric: [result.mean(metric, method) for method in result.methods] for metric in result.metrics}
+    best = {metric: (min if metric in lower_is_better else max)(values) for metric, values in means.items()}
     rows = []
-    for number, method in enumerate(methods):
+    for number, method in enumerate(result.methods):
         cells = []
-        for name, metric in columns:
-            text = _text(_estimate(view_sets[name], metric, method), metric)
-            cells.append(f"**{text}**" if means[name, metric][number] == best[name, metric] else text)
+        for metric in result.metrics:
+            text = _text(_estimate(result, metric, method), metric)
+            cells.append(f"**{text}**" if means[metric][number] == best[metric] else text)
         rows.append([method, *cells])
-    return _markdown(["method", *headings], rows)
+    return _markdown(["method", *_headings(result, lower_is_better)], rows)
 
 
-def _difference_rows(view_sets: Mapping[str, Benchmark], reference: str) -> list[str]:
-    columns = [(name, metric) for name, result in view_sets.items() for metric in result.metrics]
-    methods = [method for method in next(iter(view_sets.values())).methods if method != reference]
+def _difference_rows(result: Benchmark, reference: str, lower_is_better: frozenset[str]) -> list[str]:
     rows = [
-        [
-            method,
-            *(_text(_difference(view_sets[name], metric, reference, method), metric, "+") for name, metric in columns),
-        ]
-        for method in methods
+        [method, *(_text(_difference(result, metric, reference, method), metric, "+") for metric in result.metrics)]
+        for method in result.methods
+        if method != reference
     ]
-    return _markdown(["baseline", *(f"{name}: {metric}" for name, metric in columns)], rows)
+    return _markdown(["baseline", *_headings(result, lower_is_better)], rows)
 
 
-def _distance_rows(of_sets: Mapping[str, SetDistance]) -> list[str]:
-    headings = [f"{name}: {FID} ↓ (n = {distance.images:,})" for name, distance in of_sets.items()]
-    best = [min(distance.by_method.values()) for distance in of_sets.values()]
-    rows = []
-    for method in next(iter(of_sets.values())).by_method:
-        values = [distance.by_method[method] for distance in of_sets.values()]
-        texts = [
-            f"**{value:.2f}**" if value == low else f"{value:.2f}" for value, low in zip(values, best, strict=True)
-        ]
-        rows.append([method, *texts])
-    return _markdown(["method", *headings], rows)
+def _headings(result: Benchmark, lower_is_better: frozenset[str]) -> list[str]:
+    return [f"{metric} {'↓' if metric in lower_is_better else '↑'}" for metric in result.metrics]
+
+
+def _distance_rows(distance: SetDistance) -> list[str]:
+    best = min(distance.by_method.values())
+    rows = [
+        [method, f"**{value:.2f}**" if value == best else f"{value:.2f}"]
+        for method, value in distance.by_method.items()
+    ]
+    return _markdown(["method", f"{FID} ↓ (n = {distance.images:,})"], rows)
 
 
 def _text(estimate: Estimate, metric: str, sign: str = "") -> str:

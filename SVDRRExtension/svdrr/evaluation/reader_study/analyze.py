@@ -21,6 +21,7 @@ COLUMNS = ("study", "reader", "position", "pair", "left", "right", "chosen", "se
 CHANCE = 0.5
 _CONFIDENCE = 0.95
 _CODE_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def analyze(readers: Sequence[Reader]) -> Statistics:
 def markdown(statistics: Statistics) -> str:
     """Tables and sentences for people."""
     lines = ["| reader | correct | pairs | accuracy |", "|---|---:|---:|---:|"]
-    for reader in sorted(statistics.readers, key=lambda reader: reader.name):
+    for reader in sorted(statistics.readers, key=lambda reader: _natural(reader.name)):
         lines.append(f"| {reader.name} | {reader.correct} | {reader.total} | {_percent(reader.accuracy)} |")
     spread = f" (range {_percent(statistics.low)} to {_percent(statistics.high)})"
     lines += [
@@ -156,12 +157,12 @@ def markdown(statistics: Statistics) -> str:
         lines.append("No t-test: it needs two readers or more, who are not all alike.")
     else:
         lines.append(
-            f"One-sample t-test against 50 %, two-sided: t = {statistics.t:.2f}, p = {statistics.t_p:.3f}; "
+            f"One-sample t-test against 50 %, two-sided: t = {statistics.t:.2f}, {_p_value(statistics.t_p)}; "
             f"95 % confidence interval of the mean {_interval(statistics.t_interval)}."
         )
     lines.append(
         f"Exact binomial test against 50 %, two-sided: {statistics.correct} of {statistics.total} correct "
-        f"({_percent(statistics.correct / statistics.total)}), p = {statistics.binomial_p:.3f}; "
+        f"({_percent(statistics.correct / statistics.total)}), {_p_value(statistics.binomial_p)}; "
         f"95 % confidence interval {_interval(statistics.binomial_interval)}."
     )
     return "\n".join(lines)
@@ -179,11 +180,20 @@ def _read_result(key: Key, file: Path) -> Reader:
         raise SVDRRError(
             f"{file} names no reader as the page does, with letters, digits, - and _; it has been changed."
         )
+    # Compared as text, since a changed file may hold what is no number, or one of any length.
+    pairs = {str(pair): pair for pair in key.synthetic}
+    positions = set(map(str, range(1, len(pairs) + 1)))
     answered: set[int] = set()
     correct = 0
     for line, row in enumerate(rows, start=2):
-        pair = int(row["pair"]) if row["pair"].isdecimal() else None
-        if pair not in key.synthetic or {row["left"], row["right"]} != {"a", "b"} or row["chosen"] not in ("a", "b"):
+        pair = pairs.get(row["pair"])
+        if (
+            pair is None
+            or {row["left"], row["right"]} != {"a", "b"}
+            or row["chosen"] not in ("a", "b")
+            or row["position"] not in positions
+            or not _SECONDS.fullmatch(row["seconds"])
+        ):
             raise SVDRRError(f"Line {line} of {file} is no answer to a pair of this study; it has been changed.")
         if pair in answered:
             raise SVDRRError(f"{file} answers the pair {pair} twice; give the file as the page saved it.")
@@ -209,6 +219,15 @@ def _rows(file: Path) -> list[dict[str, str]]:
     if tuple(first) != COLUMNS or not others or any(len(row) != len(COLUMNS) for row in others):
         raise SVDRRError(f"{file} is not what a reader study's page saves: a CSV file with {', '.join(COLUMNS)}.")
     return [dict(zip(COLUMNS, row, strict=True)) for row in others]
+
+
+def _natural(name: str) -> list[str | int]:
+    """For sorting: r2 before r10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svdrr.errors import counted
+from svdrr.errors import SVDRRError, counted
 
 if TYPE_CHECKING:
     from svdrr.radiograph import Radiograph
@@ -37,6 +37,7 @@ def make(
     from svdrr.models import find_model
 
     description = find_model(model)
+    # What is wrong with a study is said before torch is loaded, which takes long.
     with _optional_package("train"):
         from svdrr.evaluation.reader_study.make import (
             KEY_FILE,
@@ -47,10 +48,13 @@ def make(
             write_study,
         )
         from svdrr.evaluation.volumes import open_volumes
-        from svdrr.synthesis.synthesize import Sampling, Synthesizer
+    if any((out / name).exists() for name in (PAGE_FILE, KEY_FILE)):
+        raise SVDRRError(f"{out} holds a study already, whose answers need its own key; give another folder.")
     seed = draw_seed() if seed is None else seed
     volumes = open_volumes(data, description).volumes
     check_plan(volumes, pairs, seed)
+    with _optional_package("train"):
+        from svdrr.synthesis.synthesize import Sampling, Synthesizer
     with _placed(whole_directory, out) as folder:
         with _working(f"Loading {description.name}"):
             synthesizer = Synthesizer(description)
