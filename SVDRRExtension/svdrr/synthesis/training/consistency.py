@@ -66,7 +66,7 @@ def distill(
     guidance_scale = float(configuration.sampling["guidance_scale"])
     schedule = configuration.training["consistency"]
     mine = share(schedule.batch_size)
-    student = copy.deepcopy(teacher.vcdit)
+    student = copy.deepcopy(teacher.vcdit).requires_grad_(True)
     pipeline = SVDRRPipeline(
         vae=teacher.vae,
         vcdit=student,
