@@ -158,6 +158,23 @@ def test_the_teacher_stays_as_it_was(teacher: SVDRRPipeline, student: SVDRRPipel
     assert student.vae is teacher.vae
 
 
+def test_activations_computed_twice_and_bfloat16_change_little(
+    teacher: SVDRRPipeline, small: ModelConfiguration, latents: LatentSet, tmp_path: Path
+) -> None:
+    def weights(folder: str, mixed_precision: str, checkpointing: bool) -> torch.Tensor:
+        schedule = Schedule(3, 8, 2e-3, 1, 0.0, gradient_checkpointing=checkpointing)
+        configuration = dataclasses.replace(small, training={"consistency": schedule})
+        distilled = distill(teacher, configuration, latents, tmp_path / folder, 0, mixed_precision=mixed_precision)
+        return torch.cat([parameter.detach().flatten() for parameter in distilled.vcdit.parameters()])
+
+    plain = weights("plain", "no", False)
+    torch.testing.assert_close(weights("twice", "no", True), plain)
+    half = weights("half", "bf16", False)
+    assert half.dtype == torch.float32
+    before = torch.cat([parameter.detach().flatten() for parameter in teacher.vcdit.parameters()])
+    assert 0.0 < (half - plain).norm() < 0.5 * (plain - before).norm()
+
+
 def test_a_saved_student_keeps_its_sampler(student: SVDRRPipeline, source: np.ndarray, tmp_path: Path) -> None:
     student.save_pretrained(tmp_path / "saved", safe_serialization=True)
     loaded = SVDRRPipeline.from_pretrained(tmp_path / "saved", local_files_only=True, use_safetensors=True)

@@ -231,6 +231,23 @@ def test_keys_that_are_missing_left_over_or_of_another_shape_are_named(folders, 
         imported(folders)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            lambda w: w.fill_(float("nan")),
+            "The tensor 'proj_out.bias' of '.*pytorch_model.safetensors' has values that",
+        ),
+        (lambda w: w.long(), "The tensor 'proj_out.bias' of '.*pytorch_model.safetensors' is of int64 instead of"),
+    ],
+)
+def test_a_tensor_of_what_is_no_weight_is_named(folders: Path, value, words: str) -> None:
+    file = folders / "pixart" / "transformer" / TRANSFORMER
+    changed_weights(file, lambda weights: weights.update({"proj_out.bias": value(weights["proj_out.bias"])}))
+    with pytest.raises(SVDRRError, match=words):
+        imported(folders)
+
+
 def test_of_many_keys_three_are_named(folders: Path) -> None:
     changed_weights(folders / "clip" / "model.safetensors", dict.clear)
     with pytest.raises(SVDRRError, match=r"clip lack 39 keys: (\S+, ){3}…; they are not of the architecture"):
@@ -323,3 +340,36 @@ def test_the_command_leaves_nothing_where_it_fails(
     assert error.startswith("svdrr: The weights in")
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("full", "it exists and is no empty folder; choose a new one."),
+        ("full/model.json", "it exists and is no empty folder; choose a new one."),
+        ("missing/model", "does not exist; create it first."),
+    ],
+)
+def test_another_model_s_folder_stays_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, words: str
+) -> None:
+    file = tmp_path / "tiny-pixart.json"
+    file.write_text(json.dumps(ENTRIES))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.json").write_text("another model")
+    # Before anything is read: there is nothing.
+    options = ("--vae", tmp_path / "vae", "--clip", tmp_path / "clip", "--config", file)
+    assert run(tmp_path / "pixart", tmp_path / out, *options) == 2
+    assert words in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["model.json"]
+    assert (tmp_path / "full" / "model.json").read_text() == "another model"
+
+
+def test_entries_that_a_configuration_leaves_out_are_the_classes_own(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tiny-pixart.json"
+    file.write_text(json.dumps({**ENTRIES, "vcdit": {"sample_size": 16, "image_embedding_dim": 24}}))
+    options = ("--vae", folders / "vae", "--clip", folders / "clip", "--config", file)
+    assert run(folders / "pixart", tmp_path / "model", *options) == 2
+    assert "is 2, and 28 is needed" in capsys.readouterr().err

@@ -82,8 +82,20 @@ def test_unknown_names_list_the_choices(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SVDRR_MODELS", str(tmp_path))
     with pytest.raises(SVDRRError, match=r"Unknown model 'nope'; available: small, demo-256\."):
         find_model("nope")
-    with pytest.raises(SVDRRError, match="Unknown model"):
+
+
+def test_a_folder_without_a_model_says_so_and_that_of_a_run_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "run" / "model")
+    (tmp_path / "demo-256").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SVDRRError, match=r"The folder '.*' holds no model\.json; give the folder of a model\."):
         find_model(str(tmp_path))
+    with pytest.raises(SVDRRError, match=r"'run' is the folder of a training run; its model is 'run/model'\."):
+        find_model("run")
+    # A name stays a name.
+    assert find_model("demo-256").folder != Path("demo-256")
 
 
 def test_without_any_model_the_way_to_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,16 @@ def test_the_schedules_are_the_published_ones(name: str, published: tuple[int, i
     assert schedule.gradient_checkpointing == (name != "paper-256")
 
 
+@pytest.mark.parametrize("name", RUNGS)
+def test_each_rung_can_be_distilled_to_few_steps(name: str) -> None:
+    """With the learning rate of Luo et al., 2023, and on the memory that the rung's training takes."""
+    training = load_configuration(name).training
+    schedule, trained = training["consistency"], training["vcdit"]
+    assert (schedule.steps, schedule.learning_rate, schedule.ema_decay) == (10_000, 8e-6, 0.95)
+    assert schedule.batch_size == trained.batch_size
+    assert schedule.gradient_checkpointing == trained.gradient_checkpointing
+
+
 # From one rung to the next
 
 

@@ -12,7 +12,7 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 from svdrr.cli import app
-from svdrr.synthesis.configuration import load_configuration, make_vae
+from svdrr.synthesis.configuration import load_configuration, make_scheduler, make_vae
 from svdrr.synthesis.vcdit import VCDiT
 
 TEXT = (Path(__file__).resolve().parents[2] / "Docs" / "reproduce-the-paper.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_there_are_the_steps_that_the_text_promises() -> None:
     names = [parsed(line) for line in LINES]
     assert names == [
         *("build", "verify", "build", "import-pixart"),
-        *["train"] * 4,
+        *["train"] * 5,
         *("evaluate", "evaluate", "synthesize"),
     ]
 
@@ -62,6 +62,33 @@ def test_the_hours_follow_from_the_configuration_and_counted_operations(name: st
     assert tflop == pytest.approx(counted, abs=0.005)
     assert eflop == pytest.approx(counted * passes * batch * steps / 1e6, abs=0.06)
     assert hours == pytest.approx(eflop * 1e6 / 400.0 / 3600.0, abs=0.06)
+
+
+def test_the_disk_is_the_sum_of_its_parts() -> None:
+    """Of 889 CTs the shards, of the 873 that are trained on the latents, with 1,500 views each."""
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in TEXT.splitlines() if line.startswith("| ")}
+    units = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+    def sizes(row: str) -> list[float]:
+        cells = [cell.split() for cell in rows[row]]
+        return [float(number) * units[unit] for number, unit in cells]
+
+    (latents,) = [row for row in rows if row.startswith("latents")]
+    for side, png, shards, encoded in zip(
+        (256, 512, 1024), sizes("a PNG"), sizes("shards"), sizes(latents), strict=True
+    ):
+        assert shards == pytest.approx(889 * 1500 * png, rel=0.005)
+        assert encoded == pytest.approx(873 * 1500 * 4 * (side // 8) ** 2 * 2, rel=0.03)
+    total = sum(sizes("shards") + sizes(latents)) / 1e12
+    of_256 = (sizes("shards")[0] + sizes(latents)[0]) / 1e12
+    assert f"| Disk | {total:.1f} TB for all three sizes (below), {of_256:.2f} TB for 256 pixels alone" in TEXT
+
+
+def test_the_noise_s_error_is_magnified_as_is_said() -> None:
+    scheduler = make_scheduler(load_configuration("paper-256"))
+    kept = scheduler.alphas_cumprod[-1].item()
+    assert (1.0 / kept) ** 0.5 == pytest.approx(160.0, rel=0.02)
+    assert "magnified 160 times" in TEXT
 
 
 def test_encoding_costs_what_is_said() -> None:

@@ -264,9 +264,16 @@ def test_tensorboard_gets_the_curves_where_it_is_installed(tmp_path: Path, monke
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence(tmp_path: Path) -> None:
     model = network()
-    with pytest.raises(SVDRRError, match="The loss is nan at step 0; train in a new folder"):
+    with pytest.raises(SVDRRError, match=r"The loss is nan at step 0, before anything was learned; .* new folder\.$"):
         train(model, lambda step: model(torch.full((1, 4), float("nan"))).sum(), SCHEDULE, tmp_path)
     assert not saved_states(tmp_path)
+
+
+@pytest.mark.parametrize(("at", "end"), [(3, r"below 0\.01\.$"), (8, r"below 0\.01; '.*' keeps the states before\.$")])
+def test_states_are_spoken_of_where_there_are_any(tmp_path: Path, at: int, end: str) -> None:
+    model = network()
+    with pytest.raises(SVDRRError, match=f"The loss is nan at step {at}; verify the data set, or .* {end}"):
+        train(model, _scaled(model, {at: float("nan")}), SCHEDULE, tmp_path, save_every=5)
 
 
 def _scaled(model: torch.nn.Module, factor_at: dict[int, float], beyond: int = 10**9):
@@ -302,13 +309,14 @@ def test_single_bad_batches_do_not_stop_a_run(tmp_path: Path) -> None:
         ({"decay": "linear"}, "decay must be cosine or constant, not 'linear'"),
         ({"steps": 0}, "must be above 0"),
         ({"batch_size": 0}, "must be above 0"),
+        ({"warmup_steps": -1}, "warm-up steps must not be negative, and -1 is"),
+        ({"ema_decay": 2.0}, "averaged weights must lie in 0 to below 1, not 2"),
+        ({"ema_decay": float("nan")}, "averaged weights must lie in 0 to below 1, not nan"),
     ],
 )
-def test_schedules_that_make_no_sense_are_refused(tmp_path: Path, changed: dict, words: str) -> None:
-    model = network()
+def test_schedules_that_make_no_sense_are_refused(changed: dict, words: str) -> None:
     with pytest.raises(SVDRRError, match=words):
-        train(model, loss_of(model), dataclasses.replace(SCHEDULE, **changed), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        dataclasses.replace(SCHEDULE, **changed)
 
 
 def test_unknown_precision_and_no_states_are_refused(tmp_path: Path) -> None:
@@ -317,6 +325,7 @@ def test_unknown_precision_and_no_states_are_refused(tmp_path: Path) -> None:
         train(model, loss_of(model), SCHEDULE, tmp_path, mixed_precision="fp16")
     with pytest.raises(SVDRRError, match="between two states must be above 0"):
         train(model, loss_of(model), SCHEDULE, tmp_path, save_every=0)
+    assert not list(tmp_path.iterdir())
 
 
 # Phantoms

@@ -30,12 +30,13 @@ def import_pixart_command(
 ) -> None:
     """Make the model that training on X-rays begins with, from local safetensors. It has seen no X-ray yet."""
     from svdrr.cli import _optional_package, _report, _working
-    from svdrr.models.write import write_model
 
     with _optional_package("synthesis"):
         from svdrr.models.import_pixart import import_pixart, untrained_description
+        from svdrr.models.write import require_new_folder, write_model
         from svdrr.synthesis.configuration import load_configuration
     configuration = load_configuration(config)
+    require_new_folder(out)
     with _working("Importing"):
         pipeline = import_pixart(configuration, directory, vae, clip)
         write_model(out, pipeline, untrained_description(configuration))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svdrr.errors import SVDRRError, counted
-from svdrr.synthesis.configuration import ModelConfiguration, make_pipeline
+from svdrr.synthesis.configuration import ModelConfiguration, make_pipeline, networks_without_weights
 from svdrr.synthesis.pipeline import SVDRRPipeline
 from svdrr.synthesis.vcdit import VCDiT
 
@@ -71,21 +71,23 @@ def import_pixart(configuration: ModelConfiguration, pixart: Path, vae: Path, cl
     is that; likewise vae (`AutoencoderKL`, ``vae``) and clip (`CLIPVisionModel` or `CLIPModel`, ``image_encoder``).
     Of the transformer, all weights are taken but ``caption_projection``, which `VCDiT.view_projection` replaces.
     For a source latent of zeros the result predicts the noise that PixArt predicts from the same tokens.
-    SVDRRError that names keys or configuration entries if anything is left over, missing or of another shape.
+    SVDRRError that names keys or configuration entries if anything is left over, missing or of another shape, or is no
+    finite floating-point number.
     """
     if configuration.image_encoder["class"] != "CLIPVisionModel":
         raise SVDRRError(f"The configuration '{configuration.name}' is not made of PixArt and CLIP; choose another.")
     # All three folders are looked at before the first is read.
-    read_pixart = _read(pixart, "transformer", "diffusion_pytorch_model", _PIXART, configuration.vcdit)
-    read_vae = _read(vae, "vae", "diffusion_pytorch_model", _VAE, configuration.vae)
-    read_clip = _read(clip, "image_encoder", "model", _CLIP, configuration.image_encoder)
+    our_vae, our_vcdit, our_clip = networks_without_weights(configuration)
+    read_pixart = _read(pixart, "transformer", "diffusion_pytorch_model", _PIXART, our_vcdit.config)
+    read_vae = _read(vae, "vae", "diffusion_pytorch_model", _VAE, our_vae.config)
+    read_clip = _read(clip, "image_encoder", "model", _CLIP, our_clip.config.to_dict())
 
     # The view's part of the projection is all that begins at random.
     torch.manual_seed(0)
     pipeline = make_pipeline(configuration)
     weights = {name: value for name, value in read_pixart().items() if not name.startswith("caption_projection.")}
     _require(_pixart_shapes(pipeline.vcdit), weights, pixart)
-    _fill(pipeline.vcdit.transformer, vcdit_weights(weights, configuration.vcdit["patch_size"]), pixart)
+    _fill(pipeline.vcdit.transformer, vcdit_weights(weights, pipeline.vcdit.config.patch_size), pixart)
     _fill(pipeline.vae, _renamed(read_vae()), vae)
     _fill(pipeline.image_encoder, _image_tower(read_clip(), pipeline.image_encoder), clip)
     return pipeline
@@ -213,7 +215,20 @@ def _load(files: list[Path]) -> _Weights:
     weights: _Weights = {}
     for file in files:
         try:
-            weights |= load_file(file)
+            tensors = load_file(file)
         except Exception as error:  # safetensors' own
             raise SVDRRError(f"'{file}' is damaged or no safetensors file; download it again.") from error
+        for name, value in tensors.items():
+            _require_finite(name, value, file)
+        weights |= tensors
     return weights
+
+
+def _require_finite(name: str, value: Tensor, file: Path) -> None:
+    if name.endswith(_POSITION_NUMBERS):
+        return
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise SVDRRError(f"The tensor '{name}' of '{file}' is of {kind} instead of floating-point numbers; replace it.")
+    if not value.float().isfinite().all():
+        raise SVDRRError(f"The tensor '{name}' of '{file}' has values that are not finite; download it again.")

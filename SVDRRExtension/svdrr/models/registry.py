@@ -88,9 +88,17 @@ def available_models() -> list[ModelDescription]:
 
 def find_model(name: str) -> ModelDescription:
     """The model called `name`, or the one in the folder `name`; SVDRRError that lists the choices if there is none."""
-    if (Path(name) / DESCRIPTION_FILE).is_file():
-        return read_description(Path(name))
-    return available_model(name)
+    folder = Path(name)
+    if (folder / DESCRIPTION_FILE).is_file():
+        return read_description(folder)
+    try:
+        return available_model(name)
+    except SVDRRError:
+        if (folder / "model" / DESCRIPTION_FILE).is_file():
+            raise SVDRRError(f"'{name}' is the folder of a training run; its model is '{folder / 'model'}'.") from None
+        if folder.is_dir():
+            raise SVDRRError(f"The folder '{name}' holds no {DESCRIPTION_FILE}; give the folder of a model.") from None
+        raise
 
 
 def available_model(name: str) -> ModelDescription:

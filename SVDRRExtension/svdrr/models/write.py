@@ -8,8 +8,17 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from svdrr.errors import SVDRRError
 from svdrr.files import whole_directory
 from svdrr.models.registry import DESCRIPTION_FILE
+
+
+def require_new_folder(folder: Path) -> None:
+    """SVDRRError, before any work, unless `folder` can become a model's: a missing or empty one in one that exists."""
+    if not folder.parent.is_dir():
+        raise SVDRRError(f"Cannot write {folder}: the folder {folder.parent} does not exist; create it first.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise SVDRRError(f"Cannot write {folder}: it exists and is no empty folder; choose a new one.")
 
 
 def write_model(folder: Path, pipeline: DiffusionPipeline, description: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ started again, the run goes on where it was.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from diffusers import AutoencoderTiny
 from svdrr.models import find_model
 from svdrr.synthesis.configuration import load_configuration, make_vae
 from svdrr.synthesis.synthesize import load_pipeline
-from svdrr.synthesis.training.consistency import distill
+from svdrr.synthesis.training.consistency import distill, few_step_configuration
 from svdrr.synthesis.training.export import export_model
 from svdrr.synthesis.training.lifting import train_lifting
 from svdrr.synthesis.training.phantom_latents import phantom_latents
@@ -27,7 +26,6 @@ from svdrr.synthesis.training.vae import train_tiny_vae, train_vae
 from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
 
 RUNGS = ("demo-128", "demo-256")
-FEW_STEPS = "demo-256-fast"
 VAE_PHANTOMS = 150
 
 
@@ -79,11 +77,11 @@ def main() -> None:
         export_model(pipeline, configuration, latents.sources[:, 0], directory / rung / "model")
         stages[f"vcdit-{configuration.resolution}"] = directory / rung / "train"
         keep_record(directory / rung / "model", stages)
-    few_steps = distill(pipeline, largest, latents, directory / FEW_STEPS / "train", arguments.seed)
-    one_step = replace(largest, name=FEW_STEPS, sampling={"num_inference_steps": 1, "guidance_scale": 1.0})
-    export_model(few_steps, one_step, latents.sources[:, 0], directory / FEW_STEPS / "model")
-    stages["consistency"] = directory / FEW_STEPS / "train"
-    keep_record(directory / FEW_STEPS / "model", stages)
+    one_step = few_step_configuration(largest)
+    few_steps = distill(pipeline, largest, latents, directory / one_step.name / "train", arguments.seed)
+    export_model(few_steps, one_step, latents.sources[:, 0], directory / one_step.name / "model")
+    stages["consistency"] = directory / one_step.name / "train"
+    keep_record(directory / one_step.name / "model", stages)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ from svdrr.errors import SVDRRError
 if TYPE_CHECKING:
     from svdrr.models import ModelDescription
     from svdrr.synthesis.configuration import ModelConfiguration
+    from svdrr.synthesis.pipeline import SVDRRPipeline
     from svdrr.synthesis.training.latents import LatentSet
 
 RUN_FILE = "run.json"
+MAX_SEED = 2**63 - 1
+_FEW_STEPS = "choice of --few-steps"
 _SOURCES_FOR_GRAY_LEVELS = 64
 
 
@@ -31,6 +34,9 @@ def train_command(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     mixed_precision: Annotated[str, typer.Option(help="no, or bf16: on GPUs, twice as fast or more.")] = "no",
     save_every: Annotated[int, typer.Option(help="Steps between two saved states, of which two are kept.")] = 2000,
+    few_steps: Annotated[
+        bool, typer.Option("--few-steps", help="Distil the model of --from to 1, 2 or 4 steps instead.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one machine-readable result on standard output.")
     ] = False,
@@ -47,21 +53,29 @@ def train_command(
 
         from svdrr.synthesis.configuration import load_configuration
         from svdrr.synthesis.synthesize import load_pipeline
+        from svdrr.synthesis.training.consistency import distill, few_step_configuration
         from svdrr.synthesis.training.latents import cache_back_projections, dataset_latents, training_cts
+        from svdrr.synthesis.training.loop import check_options, share
         from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
     from svdrr.dataset.settings import read_manifest
     from svdrr.models.write import write_model
 
     configuration = load_configuration(config)
-    schedule = configuration.training.get("vcdit")
+    stage = "consistency" if few_steps else "vcdit"
+    schedule = configuration.training.get(stage)
     if schedule is None:
-        raise SVDRRError(f"The configuration '{config}' has no schedule for VCDiT; choose another.")
-    if seed < 0:
-        raise SVDRRError(f"The seed must not be negative, and {seed} is.")
+        raise SVDRRError(f"The configuration '{config}' has no schedule '{stage}'; add one, or choose another.")
+    if not 0 <= seed <= MAX_SEED:
+        raise SVDRRError(f"The seed must lie in 0 to {MAX_SEED}, not {seed}.")
+    check_options(mixed_precision, save_every)
     model = _start(start)
     cts = training_cts(data, configuration.resolution)
     processes = PartialState()
-    pipeline = begin_from(configuration, load_pipeline(model))
+    share(schedule.batch_size)
+    pipeline = load_pipeline(model)
+    if few_steps:
+        _require_a_teacher(model, pipeline, configuration)
+    pipeline = begin_from(configuration, pipeline)
     pipeline.vcdit.float()
     side_mm, seen_mm = _side_mm(data, cts[0], configuration), pipeline.vcdit.config.back_projection_mm
     if seen_mm not in (None, side_mm):
@@ -76,6 +90,7 @@ def train_command(
         "initial weights": model.weights_sha256(),
         "seed": seed,
         "mixed precision": mixed_precision,
+        _FEW_STEPS: few_steps,
     }
     with processes.main_process_first():
         _begin(run, settings)
@@ -93,7 +108,11 @@ def train_command(
                 advance,
             )
     with _progress("Training", schedule.steps) as advance:
-        train_vcdit(configuration, pipeline, latents, run, seed, save_every, mixed_precision, advance)
+        if few_steps:
+            pipeline = distill(pipeline, configuration, latents, run, seed, save_every, mixed_precision, advance)
+            configuration = few_step_configuration(configuration)
+        else:
+            train_vcdit(configuration, pipeline, latents, run, seed, save_every, mixed_precision, advance)
     if processes.is_main_process:
         description = _description(configuration, latents, side_mm, model, dataset)
         write_model(run / "model", pipeline, description)
@@ -116,6 +135,19 @@ def _start(name: str) -> ModelDescription:
     return find_model(name)
 
 
+def _require_a_teacher(model: ModelDescription, pipeline: SVDRRPipeline, configuration: ModelConfiguration) -> None:
+    """SVDRRError unless the model can show what many steps lead to, at the resolution of the configuration."""
+    from diffusers import LCMScheduler
+
+    if isinstance(pipeline.scheduler, LCMScheduler):
+        raise SVDRRError(f"The model '{model.name}' takes few steps already; give the one that it was made from.")
+    if model.resolution != configuration.resolution:
+        raise SVDRRError(
+            f"The model '{model.name}' has {model.resolution} pixels, and the configuration '{configuration.name}' "
+            f"{configuration.resolution}; for --few-steps give a model that was trained with that configuration."
+        )
+
+
 def _begin(run: Path, settings: dict[str, Any]) -> None:
     """SVDRRError if the run was begun with other settings: its states would go on as something else."""
     from svdrr.files import whole_file
@@ -123,10 +155,16 @@ def _begin(run: Path, settings: dict[str, Any]) -> None:
     if not run.parent.is_dir():
         raise SVDRRError(f"Cannot write {run}: the folder {run.parent} does not exist; create it first.")
     file = run / RUN_FILE
+    if run.is_dir() and not file.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
+        raise SVDRRError(f"The folder {run} is not empty and no run; choose a new folder.")
     try:
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
     except (OSError, ValueError):
-        raise SVDRRError(f"'{file}' is damaged; train in a new folder.") from None
+        before = None
+    if not isinstance(before, dict):
+        raise SVDRRError(f"'{file}' is damaged; train in a new folder.")
+    # Runs from before there was a choice say nothing of it.
+    before = {_FEW_STEPS: False, **before}
     changed = sorted(name for name in settings if before.get(name) != settings[name])
     if changed:
         raise SVDRRError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,17 @@ from svdrr.synthesis.configuration import ModelConfiguration
 from svdrr.synthesis.pipeline import SVDRRPipeline, image_tokens
 from svdrr.synthesis.training.latents import LatentSet, on_device
 from svdrr.synthesis.training.loop import share, train
+from svdrr.synthesis.training.vcdit import sample_picture
 
 SKIPPED_TIMESTEPS = 20
 """k of [lcmsr]: how far apart on the noise schedule the two points lie whose predictions are made equal."""
 HUBER_DELTA = 0.03
+
+
+def few_step_configuration(configuration: ModelConfiguration) -> ModelConfiguration:
+    """What the distilled model is called, and that it samples in one step without guidance."""
+    sampling = {"num_inference_steps": 1, "guidance_scale": 1.0}
+    return replace(configuration, name=f"{configuration.name}-fast", sampling=sampling)
 
 
 def few_step_scheduler(scheduler: DPMSolverMultistepScheduler) -> LCMScheduler:
@@ -37,20 +45,37 @@ def few_step_scheduler(scheduler: DPMSolverMultistepScheduler) -> LCMScheduler:
 
 
 def distill(
-    teacher: SVDRRPipeline, configuration: ModelConfiguration, latents: LatentSet, directory: Path, seed: int
+    teacher: SVDRRPipeline,
+    configuration: ModelConfiguration,
+    latents: LatentSet,
+    directory: Path,
+    seed: int,
+    save_every: int = 200,
+    mixed_precision: str = "no",
+    on_step: Callable[[int, int], None] | None = None,
 ) -> SVDRRPipeline:
     """A pipeline that needs 1 to 4 steps and no guidance, with the VAE and the image encoder of `teacher`.
 
     A step of DDIM with the teacher's guidance leads from a noised latent to one with less noise; the student learns to
     predict the same latent from both. What it predicts from the latter is the aim, without gradient and without an
-    average over earlier weights (Song and Dhariwal, 2023).
+    average over earlier weights (Song and Dhariwal, 2023). The other arguments are those of `loop.train`; ``samples/``
+    gets pictures of what the student makes in one step.
     """
     scheduler = few_step_scheduler(teacher.scheduler)
     noise_schedule = _NoiseSchedule.of(scheduler)
     guidance_scale = float(configuration.sampling["guidance_scale"])
     schedule = configuration.training["consistency"]
     mine = share(schedule.batch_size)
-    student = copy.deepcopy(teacher.vcdit)
+    student = copy.deepcopy(teacher.vcdit).requires_grad_(True)
+    pipeline = SVDRRPipeline(
+        vae=teacher.vae,
+        vcdit=student,
+        image_encoder=teacher.image_encoder,
+        scheduler=scheduler,
+        lifting=teacher.lifting,
+    )
+    if schedule.gradient_checkpointing:
+        student.transformer.enable_gradient_checkpointing()
     for part in (teacher.vcdit, teacher.image_encoder):
         part.requires_grad_(False).to(PartialState().device)
 
@@ -77,14 +102,18 @@ def distill(
         predicted = noise_schedule.consistent(noised, student(noised, later, given, condition), later)
         return functional.huber_loss(predicted, aim, delta=HUBER_DELTA) / HUBER_DELTA
 
-    train(student, loss_at, schedule, directory)
-    return SVDRRPipeline(
-        vae=teacher.vae,
-        vcdit=student,
-        image_encoder=teacher.image_encoder,
-        scheduler=scheduler,
-        lifting=teacher.lifting,
+    train(
+        student,
+        loss_at,
+        schedule,
+        directory,
+        save_every,
+        mixed_precision,
+        picture=lambda: sample_picture(few_step_configuration(configuration), pipeline, latents, seed),
+        on_step=on_step,
     )
+    student.transformer.disable_gradient_checkpointing()
+    return pipeline
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,9 +58,9 @@ def train(
     mixed_precision: "bf16" computes in bfloat16 where autocast finds it safe; weights and their updates stay float32.
     picture: drawn with the averaged weights whenever a state is saved, kept in ``samples/``. Where TensorBoard is
     installed, curves and pictures go to ``tensorboard/`` too. on_step: finished and total steps.
-    SVDRRError if the schedule makes no sense, and where the loss is not finite or diverges.
+    SVDRRError if an option makes no sense, and where the loss is not finite or diverges.
     """
-    _check(schedule, mixed_precision, save_every)
+    check_options(mixed_precision, save_every)
     processes = PartialState()
     device: torch.device = processes.device
     directory.mkdir(parents=True, exist_ok=True)
@@ -134,25 +134,25 @@ def learning_rate_at(step: int, schedule: Schedule) -> float:
 # Guards
 
 
-def _check(schedule: Schedule, mixed_precision: str, save_every: int) -> None:
-    if not (schedule.learning_rate > 0.0 and math.isfinite(schedule.learning_rate)):
-        raise SVDRRError(f"The learning rate must be above 0, not {schedule.learning_rate:g}.")
-    if schedule.decay not in ("cosine", "constant"):
-        raise SVDRRError(f"The learning rate's decay must be cosine or constant, not '{schedule.decay}'.")
-    if min(schedule.steps, schedule.batch_size, save_every) < 1:
-        raise SVDRRError("The numbers of steps, of samples in a batch and of steps between two states must be above 0.")
+def check_options(mixed_precision: str, save_every: int) -> None:
+    """SVDRRError unless `train` takes them; for those who do long work before it."""
+    if save_every < 1:
+        raise SVDRRError(f"The number of steps between two states must be above 0, not {save_every}.")
     if mixed_precision not in MIXED_PRECISIONS:
         raise SVDRRError(f"The mixed precision must be one of {', '.join(MIXED_PRECISIONS)}, not '{mixed_precision}'.")
 
 
 def _check_losses(losses: deque[float], step: int, schedule: Schedule, directory: Path) -> None:
     """Called with the mean loss of all processes, so that all of them stop, or none."""
-    advice = (
-        f"train in a new folder with a learning rate below {schedule.learning_rate:g}; "
-        f"'{directory}' keeps the states before."
-    )
+    if not math.isfinite(losses[-1]) and step == 0:
+        raise SVDRRError(
+            f"The loss is {losses[-1]} at step 0, before anything was learned; verify the images and the weights that "
+            "training begins with, and train in a new folder."
+        )
+    kept = f"; '{directory}' keeps the states before." if saved_states(directory) else "."
+    advice = f"train in a new folder with a learning rate below {schedule.learning_rate:g}{kept}"
     if not math.isfinite(losses[-1]):
-        raise SVDRRError(f"The loss is {losses[-1]} at step {step}; {advice}")
+        raise SVDRRError(f"The loss is {losses[-1]} at step {step}; verify the data set, or {advice}")
     if len(losses) < RECENT_LOSSES + EARLIER_LOSSES:
         return
     recent, earlier = np.median(list(losses)[-RECENT_LOSSES:]), np.median(list(losses)[:EARLIER_LOSSES])

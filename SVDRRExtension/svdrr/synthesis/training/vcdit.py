@@ -129,7 +129,7 @@ def train_vcdit(
         directory,
         save_every,
         mixed_precision,
-        picture=lambda: _picture(configuration, pipeline, latents, seed),
+        picture=lambda: sample_picture(configuration, pipeline, latents, seed),
         on_step=on_step,
     )
     vcdit.transformer.disable_gradient_checkpointing()
@@ -143,7 +143,9 @@ def _tokens_of(encoder: nn.Module, sources: NDArray[np.uint16]) -> NDArray[np.fl
     return np.stack(tokens)
 
 
-def _picture(configuration: ModelConfiguration, pipeline: SVDRRPipeline, latents: LatentSet, seed: int) -> Radiograph:
+def sample_picture(
+    configuration: ModelConfiguration, pipeline: SVDRRPipeline, latents: LatentSet, seed: int
+) -> Radiograph:
     """A row per volume: the source, a random view as the VAE gives it back, and the same view as it is synthesized."""
     pipeline.to(pipeline.vcdit.device)
     pipeline.set_progress_bar_config(disable=True)
