@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from svdrr.synthesis.training.latents import LatentSet
 
 RUN_FILE = "run.json"
-MAX_SEED = 2**63 - 1
 _FEW_STEPS = "choice of --few-steps"
 _SOURCES_FOR_GRAY_LEVELS = 64
 
@@ -59,6 +58,7 @@ def train_command(
         from svdrr.synthesis.training.vcdit import begin_from, train_vcdit
     from svdrr.dataset.settings import read_manifest
     from svdrr.models.write import write_model
+    from svdrr.synthesis.sampling import MAX_SEED
 
     configuration = load_configuration(config)
     stage = "consistency" if few_steps else "vcdit"
