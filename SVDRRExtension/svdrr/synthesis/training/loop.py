@@ -47,6 +47,7 @@ def train(
     mixed_precision: str = "no",
     picture: Callable[[], Radiograph] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    target: nn.Module | None = None,
 ) -> None:
     """Trains `model` in place, on the GPU if there is one, and leaves the averaged (EMA) weights in it.
 
@@ -57,7 +58,8 @@ def train(
     directory: gets ``log.jsonl`` and the newest two states; if there is a state already, training goes on from it.
     mixed_precision: "bf16" computes in bfloat16 where autocast finds it safe; weights and their updates stay float32.
     picture: drawn with the averaged weights whenever a state is saved, kept in ``samples/``. Where TensorBoard is
-    installed, curves and pictures go to ``tensorboard/`` too. on_step: finished and total steps.
+    installed, curves and pictures go to ``tensorboard/`` too. on_step: finished and total steps. target: a copy of
+    `model` that has the averaged weights before every step, for losses that compare with them.
     SVDRRError if an option makes no sense, and where the loss is not finite or diverges.
     """
     check_options(mixed_precision, save_every)
@@ -67,6 +69,10 @@ def train(
     model.to(device).train()
     learned = {name: value for name, value in model.named_parameters() if value.requires_grad}
     parameters = list(learned.values())
+    followers = []
+    if target is not None:
+        target.to(device).requires_grad_(False)
+        followers = [value for name, value in target.named_parameters() if name in learned]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.01)
     ema = EMAModel(parameters, decay=schedule.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     losses: deque[float] = deque(maxlen=RECENT_LOSSES + EARLIER_LOSSES)
@@ -77,6 +83,8 @@ def train(
         step = _load_state(states[-1], learned, optimizer, ema, losses)
     with _curves(directory, step, processes.is_main_process) as curves:
         while step < schedule.steps:
+            if followers:
+                ema.copy_to(followers)
             learning_rate = learning_rate_at(step, schedule)
             optimizer.param_groups[0]["lr"] = learning_rate
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):

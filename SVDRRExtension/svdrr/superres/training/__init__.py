@@ -1,0 +1,1 @@
+"""Training the super-resolution models; nothing here is needed to use them."""

@@ -1,0 +1,120 @@
+"""``python -m svdrr.superres.training DIR``: the run that made the bundled super-resolution models.
+
+It renders the images, then trains each method for x4, and for x2 from the weights for x4. Each stage keeps its states in
+DIR and goes on from them when it is started again; finished models are DIR/METHOD/xSCALE. Several processes may train
+different methods of one DIR at the same time, once the images are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+from numpy.typing import NDArray
+
+from svdrr.files import whole_directory
+from svdrr.superres.networks import LCMSR, DeltaDiff, RegressionNetwork
+from svdrr.superres.training.deltadiff import train_deltadiff
+from svdrr.superres.training.images import build_images, load_images
+from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency
+from svdrr.superres.training.regression import train_regression
+from svdrr.synthesis.configuration import Schedule
+from svdrr.synthesis.training.record import keep_record
+
+PHANTOMS = 40
+SIDE = {4: 40, 2: 48}
+"""Of a crop, in reduced pixels."""
+RESIDUAL_SCALE = {4: 0.005, 2: 0.002}
+"""About the mean absolute difference between the truth and bicubic interpolation."""
+SCHEDULES = {
+    "regression": Schedule(steps=6000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
+    "autoencoder": Schedule(steps=4000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
+    "consistency": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.95),
+    "deltadiff": Schedule(steps=7000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
+}
+FINE_TUNING = 0.5
+"""Part of the steps that x2 takes, since it begins from x4."""
+
+
+def main() -> None:
+    """Builds what is missing, and trains what is asked for."""
+    parser = argparse.ArgumentParser(description="Train the super-resolution models on phantom radiographs.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--method", choices=TRAIN, action="append", help="may be repeated; all by default")
+    parser.add_argument("--scale", type=int, choices=SIDE, action="append", help="4, then 2, by default")
+    parser.add_argument("--phantoms", type=int, default=PHANTOMS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="bf16")
+    arguments = parser.parse_args()
+    directory: Path = arguments.directory
+    seeds = list(range(arguments.phantoms))
+    build_images(directory / "images", seeds)
+    images = load_images(directory / "images", seeds)
+    for scale in arguments.scale or SIDE:
+        for method in arguments.method or TRAIN:
+            torch.manual_seed(arguments.seed)
+            TRAIN[method](images, scale, directory, arguments.seed, arguments.mixed_precision)
+
+
+def schedule_of(stage: str, scale: int) -> Schedule:
+    """The stage's schedule; shorter where it begins from the weights of another scale."""
+    schedule = SCHEDULES[stage]
+    return schedule if scale == 4 else replace(schedule, steps=int(FINE_TUNING * schedule.steps))
+
+
+def begin_from(network: ModelMixin, folder: Path) -> None:
+    """Takes over the weights of the model in `folder` that are of the same shape, if there is such a model."""
+    if not folder.exists():
+        return
+    theirs = type(network).from_pretrained(folder).state_dict()
+    ours = network.state_dict()
+    network.load_state_dict(ours | {name: value for name, value in theirs.items() if value.shape == ours[name].shape})
+
+
+def save(network: ModelMixin, folder: Path, stages: dict[str, Path]) -> None:
+    """The model in half precision, whose rounding changes no gray level of 4,096, and the record of its training."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_directory(folder) as temporary:
+        network.half().save_pretrained(temporary, safe_serialization=True)
+        keep_record(temporary, stages)
+
+
+def _regression(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
+    network = RegressionNetwork(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
+    begin_from(network, directory / "regression" / "x4")
+    work = directory / f"train-regression-x{scale}"
+    train_regression(network, images, schedule_of("regression", scale), SIDE[scale], work, seed, mixed_precision)
+    save(network, directory / "regression" / f"x{scale}", {"regression": work})
+
+
+def _lcmsr(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
+    network = LCMSR(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
+    begin_from(network, directory / "lcmsr" / "x4")
+    stages = {name: directory / f"train-{name}-x{scale}" for name in ("autoencoder", "consistency")}
+    for (stage, work), train in zip(stages.items(), (train_autoencoder, train_consistency), strict=True):
+        train(network, images, schedule_of(stage, scale), SIDE[scale], work, seed, mixed_precision)
+    save(network, directory / "lcmsr" / f"x{scale}", stages)
+
+
+def _deltadiff(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
+    network = DeltaDiff(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
+    begin_from(network, directory / "deltadiff" / "x4")
+    work = directory / f"train-deltadiff-x{scale}"
+    train_deltadiff(network, images, schedule_of("deltadiff", scale), SIDE[scale], work, seed, mixed_precision)
+    save(network, directory / "deltadiff" / f"x{scale}", {"deltadiff": work})
+
+
+TRAIN: dict[str, Callable[[NDArray[np.uint16], int, Path, int, str], None]] = {
+    "regression": _regression,
+    "lcmsr": _lcmsr,
+    "deltadiff": _deltadiff,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Training LCMSR in its two stages: the residual autoencoder, then latent consistency [lcmsr, algorithm 1]."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svdrr.superres.networks import LCMSR
+from svdrr.superres.training.crops import draw_pairs
+from svdrr.synthesis.configuration import Schedule
+from svdrr.synthesis.training.loop import share, train
+
+KL_WEIGHT = 5e-3
+SEGMENTS = (5, 10, 25, 50)
+"""Into how many the 1,000 timesteps are divided, in four equal parts of the training; 50 of k = 20 at the end.
+
+What is known at t = 0 reaches t = T in as many steps as there are segments. To begin with few of them, as Song and
+Dhariwal (2023) do, takes a fraction of the training that 50 from the beginning would take.
+"""
+_STD_SAMPLES = 64
+
+
+def train_autoencoder(
+    network: LCMSR,
+    images: NDArray[np.uint16],
+    schedule: Schedule,
+    side: int,
+    directory: Path,
+    seed: int,
+    mixed_precision: str = "no",
+    on_step: Callable[[int, int], None] | None = None,
+) -> None:
+    """Trains encoder and decoder in place with L1 and KL, and sets `code_std`. Arguments as in `train_regression`.
+
+    There is no adversarial loss: what it adds to a radiograph looks real and is not.
+    """
+    _train_only(network, (network.encoder, network.decoder))
+    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng((seed, step))
+        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        posterior = network.posterior(pairs.truth, pairs.interpolated)
+        noise = torch.from_numpy(generator.standard_normal(posterior.mean.shape, np.float32)).to(posterior.mean.device)
+        code = (posterior.mean + posterior.std * noise) / network.code_std[:, None, None]
+        decoded = network.decode(pairs.reduced, pairs.interpolated, code)
+        difference = functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
+        return difference + KL_WEIGHT * posterior.kl().sum() / posterior.mean.numel()
+
+    train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step)
+    with torch.no_grad():
+        pairs = draw_pairs(images, network.config.scale, side, _STD_SAMPLES, np.random.default_rng(seed))
+        codes = network.posterior(pairs.truth, pairs.interpolated).mode()
+        network.code_std.copy_(codes.std(dim=(0, 2, 3)))
+
+
+def train_consistency(
+    network: LCMSR,
+    images: NDArray[np.uint16],
+    schedule: Schedule,
+    side: int,
+    directory: Path,
+    seed: int,
+    mixed_precision: str = "no",
+    on_step: Callable[[int, int], None] | None = None,
+    consistency: bool = True,
+    distillation: bool = True,
+) -> None:
+    """Trains the conditional network and the denoiser in place, on the codes of the autoencoder, which stays.
+
+    The schedule's average of the weights is the target network's, μ of algorithm 1. The paper's ablations: without
+    `consistency`, the prediction is compared with the code itself; without `distillation`, the condition with nothing.
+    """
+    _train_only(network, (network.conditional, network.unet))
+    target = copy.deepcopy(network)
+    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+    scheduler = network.scheduler
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng((seed, step))
+        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        segments = SEGMENTS[min(len(SEGMENTS) * step // schedule.steps, len(SEGMENTS) - 1)]
+        length = scheduler.config.num_train_timesteps // segments
+        with torch.no_grad():
+            code = network.code(pairs.truth, pairs.interpolated)
+        noise = torch.from_numpy(generator.standard_normal(code.shape, np.float32)).to(code.device)
+        number = torch.from_numpy(generator.integers(1, segments + 1, size=chosen)).to(code.device)
+        later, earlier = length * number - 1, length * (number - 1) - 1
+        condition = network.condition(pairs.interpolated)
+        predicted = network.consistent(scheduler.add_noise(code, noise, later), condition, later)
+        aim = code
+        if consistency:
+            with torch.no_grad():
+                less_noised = scheduler.add_noise(code, noise, earlier.clamp(min=0))
+                aim = target.consistent(less_noised, target.condition(pairs.interpolated), earlier.clamp(min=0))
+                # Before the first segment there is no noise, and f is what it is given [eq. 7].
+                aim = torch.where((earlier < 0)[:, None, None, None], code, aim)
+        loss = functional.l1_loss(predicted, aim)
+        return loss + functional.l1_loss(condition, code) if distillation else loss
+
+    train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step, target=target)
+
+
+def _train_only(network: LCMSR, parts: tuple[nn.Module, ...]) -> None:
+    network.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
