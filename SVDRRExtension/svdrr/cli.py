@@ -7,7 +7,8 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,35 +247,86 @@ def synthesize(
 def enhance(
     image: Annotated[Path, typer.Argument(help="One radiograph.")],
     output: Annotated[Path, typer.Argument(help="The enlarged radiograph, .png (16 bit) or .nrrd (float).")],
-    method: Annotated[str, typer.Option(help="bicubic or lanczos.")] = "lanczos",
+    method: Annotated[
+        str, typer.Option(help="lcmsr, deltadiff, regression (learned on phantoms); lanczos, bicubic.")
+    ] = "lanczos",
     scale: Annotated[int, typer.Option(help="2 or 4.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of lcmsr's noise.")] = 0,
+    deterministic: Annotated[bool, typer.Option(help="lcmsr without noise, by its conditional network alone.")] = False,
+    consistent: Annotated[
+        bool, typer.Option(help="Remove what the result contradicts in the input, by iterative back-projection.")
+    ] = False,
+    fidelity_map: Annotated[
+        Path | None,
+        typer.Option(help="Also write, as .nrrd, how far the result, reduced again, is from the input, in percent."),
+    ] = None,
+    uncertainty_map: Annotated[
+        Path | None,
+        typer.Option(help="Also write, as .nrrd, the standard deviation of lcmsr's result over seeds, in percent."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Of the uncertainty map, 2 to 64.")] = 8,
     backend: BackendURL = None,
     token_file: TokenFile = None,
     authority: Authority = None,
     as_json: Json = False,
 ) -> None:
-    """Enlarge a radiograph; the physical extent stays, the pixel spacing shrinks."""
-    from svdrr.files import require_other_file, whole_file
-    from svdrr.images import read_radiograph, require_radiograph_suffix, write_radiograph
-    from svdrr.superres import check_method
-    from svdrr.superres import enhance as enhance_radiograph
+    """Enlarge a radiograph; the physical extent stays, the pixel spacing shrinks. Says how faithful the result is.
 
-    check_method(method, scale)
+    What is added between the pixels is computed, not measured, and is not for diagnosis.
+    """
+    from svdrr.files import require_other_file, whole_file
+    from svdrr.images import read_radiograph, require_radiograph_suffix, write_nrrd, write_radiograph
+    from svdrr.superres import check_enhancement, uncertainty
+    from svdrr.superres import enhance as enhance_radiograph
+    from svdrr.superres.fidelity import data_fidelity
+
+    sampled = None if deterministic else seed
+    map_seeds = seeds if uncertainty_map else 0
+    if backend is None:
+        check_enhancement(method, scale, sampled, map_seeds)
     require_radiograph_suffix(output)
-    require_other_file(output, image)
+    written = [path for path in (output, fidelity_map, uncertainty_map) if path is not None]
+    for path in written:
+        require_other_file(path, image)
+    if any(path.suffix.lower() != ".nrrd" for path in written[1:]):
+        raise SVDRRError("The name of a map must end in .nrrd.")
+    if len({path.resolve() for path in written}) < len(written):
+        raise SVDRRError("The result and its maps cannot be written to one file; give them different names.")
     radiograph = read_radiograph(image)
-    with _placed(whole_file, output) as file:
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(_placed(whole_file, path)) for path in written}
         if backend is None:
-            enlarged = enhance_radiograph(radiograph, method, scale)
+            with _progress("Enlarging", None) as advance:
+                enlarged = enhance_radiograph(radiograph, method, scale, sampled, consistent, on_step=advance)
+                results = [enlarged]
+                if map_seeds:
+                    results.append(uncertainty(radiograph, scale, map_seeds, sampled or 0, on_step=advance))
         else:
             from svdrr.backend.request import enhancement_request
 
-            request = enhancement_request(radiograph, method, scale)
-            (enlarged,) = _done_by(backend, token_file, authority, request, "Enlarging")
-        write_radiograph(file, enlarged)
+            request = enhancement_request(radiograph, method, scale, sampled, consistent, map_seeds)
+            results = _done_by(backend, token_file, authority, request, "Enlarging")
+            enlarged = results[0]
+        write_radiograph(files[output], enlarged)
+        fidelity = data_fidelity(enlarged.pixels, radiograph.pixels)
+        if fidelity_map is not None:
+            write_nrrd(
+                files[fidelity_map], fidelity.difference_percent, replace(radiograph, provenance=enlarged.provenance)
+            )
+        if uncertainty_map is not None:
+            write_nrrd(files[uncertainty_map], 100.0 * results[1].pixels, results[1])
     rows, columns = enlarged.pixels.shape
-    result = {"output": str(output), "rows": rows, "columns": columns, "pixel_spacing_mm": enlarged.pixel_spacing_mm}
-    _report(as_json, result, f"{rows} x {columns} pixels written to {output}.")
+    result = {
+        "output": str(output),
+        "synthetic": True,
+        "rows": rows,
+        "columns": columns,
+        "pixel_spacing_mm": enlarged.pixel_spacing_mm,
+        "fidelity_mean_percent": fidelity.mean_percent,
+        "fidelity_max_percent": fidelity.max_percent,
+    }
+    sentence = f"{rows} x {columns} pixels, computed and not for diagnosis, written to {output}. {fidelity.verdict}"
+    _report(as_json, result, sentence)
 
 
 @app.command()

@@ -76,17 +76,22 @@ def source_text(origin: Provenance | None, pixels_sha256: str) -> str:
     return f"{kind} with pixels SHA-256 {pixels_sha256}"
 
 
-def enhanced(origin: Provenance | None, pixels_sha256: str, method: str, scale: int) -> Provenance:
-    """The provenance of an image that `method` has given `scale` times the rows and columns.
+def enhanced(origin: Provenance | None, made: Provenance) -> Provenance:
+    """The provenance of an image that was enlarged.
 
-    origin: that of the image before, None for one that was taken; pixels_sha256: of its pixels.
+    origin: that of the image before, None for one that was taken. made: that of the enlargement alone, whose method is
+    such as "lanczos x2" and whose source is the hash of the image before. What a computed image says of itself stays;
+    the enlargement joins its settings, also a second one.
     """
-    step = f"{method} x{scale}"
     if origin is None:
-        return Provenance(method=step, source=pixels_sha256)
+        return made
     earlier = origin.settings.get("Enhancement")
-    history = {"Enhancement": f"{earlier}, {step}" if earlier else step, "EnhancedFrom": pixels_sha256}
-    return replace(origin, settings={**origin.settings, **history})
+    history = {"Enhancement": f"{earlier}, {made.method}" if earlier else made.method, "EnhancedFrom": made.source}
+    if made.model:
+        history |= {"EnhancementModel": made.model, "EnhancementWeightsSHA256": made.weights_sha256}
+    if made.seed is not None:
+        history["EnhancementSeed"] = str(made.seed)
+    return replace(origin, settings={**origin.settings, **history, **made.settings})
 
 
 _NAMED = (

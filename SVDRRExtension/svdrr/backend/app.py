@@ -34,7 +34,7 @@ from svdrr.backend.validation import read_job, read_pixels, require_possible
 from svdrr.drr.renderer import ENGINES
 from svdrr.errors import SVDRRError
 from svdrr.models import available_models
-from svdrr.superres import METHODS, SCALES
+from svdrr.superres import SCALES, available_methods
 
 MAX_JOB_TEXT_BYTES = 4 * 2**20
 KEEP_ALIVE_S = 5.0
@@ -173,7 +173,7 @@ def create_app(
                 }
                 for model in available_models()
             ],
-            "super_resolution": {"methods": METHODS, "scales": SCALES},
+            "super_resolution": {"methods": available_methods(), "scales": SCALES},
             "engines": ENGINES,
             "limits": {
                 "max_request_bytes": max_request_bytes,

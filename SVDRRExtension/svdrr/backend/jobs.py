@@ -89,10 +89,17 @@ class SynthesizeJob:
 
 @dataclass(frozen=True)
 class EnhanceJob:
-    """A radiograph with more pixels; its pixels are float32 (rows, columns) in [0, 1]. view: where known."""
+    """A radiograph with more pixels; its pixels are float32 (rows, columns) in [0, 1].
+
+    seed, consistent: as in `svdrr.superres.enhance`. uncertainty_seeds: over how many seeds the uncertainty map is made
+    that comes as a second image, LCMSR's only, or 0 for none. view: where known.
+    """
 
     method: str
     scale: int
+    seed: int | None = 0
+    consistent: bool = False
+    uncertainty_seeds: int = 0
     pixel_spacing_mm: Spacing | None = None
     view: View | None = None
     pixels_sha256: str | None = None
@@ -100,6 +107,8 @@ class EnhanceJob:
 
     def __post_init__(self) -> None:
         _require_spacing(self.pixel_spacing_mm)
+        if self.seed is not None:
+            _require_seed(self.seed)
         if self.view is not None:
             _require_detector(self.view.detector)
 
@@ -149,7 +158,9 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 def view_count(job: Job) -> int:
     """How many images the job will make."""
-    return len(job.poses) if isinstance(job, RenderJob | SynthesizeJob) else 1
+    if isinstance(job, RenderJob | SynthesizeJob):
+        return len(job.poses)
+    return 2 if isinstance(job, EnhanceJob) and job.uncertainty_seeds else 1
 
 
 def _require_views(poses: tuple[CArmPose, ...]) -> None:

@@ -84,19 +84,28 @@ def render_request(ct: CTVolume, poses: Sequence[CArmPose], detector: Detector, 
     return Request(job, _smallest(ct.hu), _labelled)
 
 
-def enhancement_request(radiograph: Radiograph, method: str = "lanczos", scale: int = 2) -> Request:
+def enhancement_request(
+    radiograph: Radiograph,
+    method: str = "lanczos",
+    scale: int = 2,
+    seed: int | None = 0,
+    consistent: bool = False,
+    uncertainty_seeds: int = 0,
+) -> Request:
     """The radiograph with more pixels, as `svdrr.superres.enhance` makes it here.
 
+    uncertainty_seeds: for a second image, as `svdrr.superres.uncertainty` makes it over so many seeds; 0 for none.
     SVDRRError for values out of range.
     """
-    job = EnhanceJob(method, scale, radiograph.pixel_spacing_mm, radiograph.view)
-    origin, pixels_sha256 = radiograph.provenance, radiograph.pixels_sha256()
+    job = EnhanceJob(method, scale, seed, consistent, uncertainty_seeds, radiograph.pixel_spacing_mm, radiograph.view)
+    origin = radiograph.provenance
 
     def restore(view: Radiograph) -> Radiograph:
         labelled = replace(_labelled(view), view_position=radiograph.view_position)
-        if origin is None:
+        assert labelled.provenance is not None
+        if origin is None or labelled.provenance.method.startswith("uncertainty"):
             return labelled
-        return replace(labelled, provenance=enhanced(origin, pixels_sha256, method, scale))
+        return replace(labelled, provenance=enhanced(origin, labelled.provenance))
 
     return Request(job, radiograph.pixels, restore)
 

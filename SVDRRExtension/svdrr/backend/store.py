@@ -374,7 +374,7 @@ def _result_bytes(job: Job, pixels_size: int) -> int:
     if isinstance(job, SynthesizeJob):
         return len(job.poses) * (4 * 1024 * 1024 + 20_000)
     scale = job.scale if isinstance(job, EnhanceJob) else 1
-    return pixels_size * scale * scale + 20_000
+    return view_count(job) * (pixels_size * scale * scale + 20_000)
 
 
 def _gigabytes(size: int) -> str:

@@ -16,7 +16,7 @@ from svdrr.drr.renderer import check_engine
 from svdrr.errors import SVDRRError
 from svdrr.models.registry import available_model
 from svdrr.render import Imaging
-from svdrr.superres import check_method
+from svdrr.superres import check_enhancement
 from svdrr.synthesis.sampling import Sampling
 
 MAX_RADIOGRAPH_SIDE = 8192
@@ -62,7 +62,7 @@ def require_possible(job: Job) -> None:
     elif isinstance(job, SynthesizeJob):
         Sampling.of(available_model(job.model), job.steps, job.guidance, job.seed)
     elif isinstance(job, EnhanceJob):
-        check_method(job.method, job.scale)
+        check_enhancement(job.method, job.scale, job.seed, job.uncertainty_seeds)
 
 
 def read_pixels(data: bytes, job: Job) -> NDArray[Any]:

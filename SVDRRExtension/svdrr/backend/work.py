@@ -21,7 +21,7 @@ from svdrr.models.registry import available_model
 from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
 from svdrr.render import render_views_with, require_in_view
-from svdrr.superres import enhance
+from svdrr.superres import enhance, uncertainty
 from svdrr.synthesis.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Workbench:
         if isinstance(job, SynthesizeJob):
             yield from self._synthesized(job, image, report)
         elif isinstance(job, EnhanceJob):
-            report("Enlarging", 0, 1)
-            yield enhance(Radiograph(image, job.pixel_spacing_mm, job.view), job.method, job.scale)
+            yield from self._enlarged(job, image, report)
         else:
             yield Radiograph(image)
 
@@ -92,6 +91,28 @@ class Workbench:
             renderer = make_beam_renderer(ct, imaging.beam, job.material, job.engine)
             self._ct = _PreparedCT(key, renderer, source, ct.corners_ras)
         return self._ct
+
+    def _enlarged(self, job: EnhanceJob, image: NDArray[np.float32], report: Report) -> Iterator[Radiograph]:
+        report("Enlarging", 0, 1)
+        radiograph = Radiograph(image, job.pixel_spacing_mm, job.view)
+        yield enhance(
+            radiograph,
+            job.method,
+            job.scale,
+            job.seed,
+            job.consistent,
+            self._device,
+            lambda step, steps: report("Enlarging", step, steps),
+        )
+        if job.uncertainty_seeds:
+            yield uncertainty(
+                radiograph,
+                job.scale,
+                job.uncertainty_seeds,
+                job.seed or 0,
+                self._device,
+                lambda step, steps: report("Measuring the uncertainty", step, steps),
+            )
 
     def _synthesized(self, job: SynthesizeJob, image: NDArray[np.float32], report: Report) -> Iterator[Radiograph]:
         synthesizer = self._synthesizer(job.model, report)

@@ -14,6 +14,7 @@ from svdrr.errors import SVDRRError
 
 DESCRIPTION_FILE = "model.json"
 BASELINES_FOLDER = "baselines"
+SUPER_RESOLUTION_FOLDER = "super-resolution"
 _log = logging.getLogger(__name__)
 # In the source tree, and in an installed extension, where the package lies beside the modules.
 _BUNDLED = tuple(Path(__file__).resolve().parents[level] / "Resources" / "Models" for level in (3, 2))
@@ -44,12 +45,17 @@ class ModelDescription:
         return sum(file.stat().st_size for file in self.folder.rglob("*.safetensors"))
 
     def weights_sha256(self) -> str:
-        """One hash over every safetensors file of the folder, in the order of their relative paths."""
-        digest = hashlib.sha256()
-        for file in sorted(self.folder.rglob("*.safetensors")):
-            digest.update(file.relative_to(self.folder).as_posix().encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        return digest.hexdigest()
+        """`weights_sha256` of its folder."""
+        return weights_sha256(self.folder)
+
+
+def weights_sha256(folder: Path) -> str:
+    """One hash over every safetensors file of a model's folder, in the order of their relative paths."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def model_folders() -> list[Path]:
@@ -66,6 +72,12 @@ def baseline_file(name: str) -> Path:
         f"The file '{BASELINES_FOLDER}/{name}', which evaluation needs, was not found beside the models; "
         "set SVDRR_MODELS to the folder Resources/Models of SVDRR."
     )
+
+
+def super_resolution_folder(method: str, scale: int) -> Path | None:
+    """Where the weights of a super-resolution method are, the first of all places; None if there are none."""
+    folders = [place / SUPER_RESOLUTION_FOLDER / method / f"x{scale}" for place in _places()]
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _places() -> list[Path]:

@@ -1,5 +1,13 @@
-"""Super-resolution for radiographs: the interface and classical interpolation."""
+"""Super-resolution for radiographs: classical interpolation, LCMSR, DeltaDiff, a regression network; data fidelity."""
 
-from svdrr.superres.enhance import METHODS, SCALES, check_method, enhance
+from svdrr.superres.enhance import (
+    METHODS,
+    SCALES,
+    available_methods,
+    check_enhancement,
+    check_method,
+    enhance,
+    uncertainty,
+)
 
-__all__ = ["METHODS", "SCALES", "check_method", "enhance"]
+__all__ = ["METHODS", "SCALES", "available_methods", "check_enhancement", "check_method", "enhance", "uncertainty"]

@@ -6,6 +6,7 @@ photons, and digitized. Scale, blur, exposure and bits are all that is assumed; 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,10 @@ from svdrr.drr.display import from_display, to_display
 from svdrr.errors import SVDRRError
 
 BITS = range(8, 17)
+_STRIP_ROWS = 64
+# Of a Gaussian, which the detector cuts off at 5 standard deviations, in full widths at half maximum.
+_BLUR_REACH = 5.0 / 2.355
+_NO_NOISE = np.random.default_rng(0)
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,29 @@ class Degradation:
         Gray values are those of `svdrr.drr.to_display`, bright bone; another display mapping is taken for it, which
         shifts the balance of a dense pixel's parts, and no more. SVDRRError if the scale does not divide the image.
         """
-        line_integrals = self._detector().expose(from_display(pixels), (1.0, 1.0), generator)
-        transmission = binned(np.exp(-line_integrals.astype(np.float64)), self.scale)
-        counted = DetectorModel(self.air_photons).expose(
-            (-np.log(transmission)).astype(np.float32), (1.0, 1.0), generator
-        )
+        counted = DetectorModel(self.air_photons).expose(self._arriving(pixels), (1.0, 1.0), generator)
         levels = np.float32(2**self.bits - 1)
         return np.round(np.clip(to_display(counted), 0.0, 1.0) * levels) / levels
 
+    def mean(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `expose` gives on average over many exposures, before it is digitized."""
+        return to_display(self._arriving(pixels))
 
-def binned(image: NDArray[np.floating], scale: int) -> NDArray[np.floating]:
-    """Means of scale x scale pixels, in the precision of `image`; SVDRRError unless the scale divides its sides."""
-    rows, columns = image.shape
-    if rows % scale or columns % scale:
-        raise SVDRRError(f"An image of {rows} x {columns} pixels cannot be reduced by {scale}; cut off the rest first.")
-    return np.asarray(image.reshape(rows // scale, scale, columns // scale, scale).mean(axis=(1, 3)))
+    def _arriving(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Line integrals (rows, columns) that the mean intensity in each large pixel stands for."""
+        rows, columns = pixels.shape
+        if rows % self.scale or columns % self.scale:
+            raise SVDRRError(
+                f"An image of {rows} x {columns} pixels cannot be reduced by {self.scale}; cut off the rest first."
+            )
+        arriving = np.empty((rows // self.scale, columns // self.scale), np.float32)
+        # In strips: a large image as float64 would take gigabytes.
+        halo = math.ceil(_BLUR_REACH * self.blur_fwhm_pixels) * self.scale
+        height = _STRIP_ROWS * self.scale
+        for first in range(0, rows, height):
+            start, end = max(0, first - halo), min(rows, first + height + halo)
+            blurred = self._detector().expose(from_display(pixels[start:end]), (1.0, 1.0), _NO_NOISE)
+            inner = np.exp(-blurred[first - start : first - start + height].astype(np.float64))
+            means = inner.reshape(-1, self.scale, columns // self.scale, self.scale).mean(axis=(1, 3))
+            arriving[first // self.scale : (first + height) // self.scale] = -np.log(means)
+        return arriving

@@ -10,8 +10,11 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LAN
 METHODS = tuple(_FILTERS)
 
 
-def interpolate(pixels: NDArray[np.float32], scale: int, method: str) -> NDArray[np.float32]:
-    """Pixels (rows·scale, columns·scale) in [0, 1]; pixel centers map by (x + ½)/scale − ½, the extent is kept."""
+def interpolate(pixels: NDArray[np.float32], scale: int, method: str, signed: bool = False) -> NDArray[np.float32]:
+    """Pixels (rows·scale, columns·scale); pixel centers map by (x + ½)/scale − ½, the extent is kept.
+
+    Clipped to [0, 1], unless the pixels are `signed` differences.
+    """
     rows, columns = pixels.shape
-    enlarged = Image.fromarray(pixels).resize((columns * scale, rows * scale), _FILTERS[method])
-    return np.clip(np.asarray(enlarged), 0.0, 1.0)
+    enlarged = np.asarray(Image.fromarray(pixels).resize((columns * scale, rows * scale), _FILTERS[method]))
+    return enlarged if signed else np.clip(enlarged, 0.0, 1.0)

@@ -8,6 +8,8 @@ learn what is to be added to the latter, in units of `residual_scale`, about its
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
@@ -230,12 +232,17 @@ class DeltaDiff(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Latents (batch, scale², h, w)."""
         return functional.pixel_unshuffle(image, self.config.scale)
 
-    def forward(self, reduced: Tensor, interpolated: Tensor) -> Tensor:
-        """The enlarged radiograph (batch, 1, h·scale, w·scale), in all steps of the scheduler."""
+    def forward(self, reduced: Tensor, interpolated: Tensor, on_step: Callable[[], None] | None = None) -> Tensor:
+        """The enlarged radiograph (batch, 1, h·scale, w·scale), in all steps of the scheduler.
+
+        on_step: called after each; an exception from it ends the work.
+        """
         latents = given = self.encode(interpolated)
         for timestep in self.scheduler.timesteps:
             predicted = self.predicted(latents, reduced, given, timestep.expand(len(given)).to(given.device))
             latents = self.scheduler.step(predicted, timestep, latents).prev_sample
+            if on_step is not None:
+                on_step()
         return functional.pixel_shuffle(latents, self.config.scale)
 
 

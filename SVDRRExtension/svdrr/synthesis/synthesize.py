@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -15,6 +14,7 @@ from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 
+from svdrr.devices import choose_device
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
 from svdrr.models import ModelDescription, find_model
@@ -29,21 +29,6 @@ _MOST_VIEWS = 16
 _MOST_PIXELS = 2048**2
 _BYTES_PER_PIXEL = 1024
 _VIEWS_ON_CPU = 4
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, a GPU if there is one.
-
-    SVDRRError if this computer has no such device.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise SVDRRError(f"Unknown device '{name}'; choose auto, cpu, cuda or one of several GPUs, such as cuda:1.")
-    gpus = torch.cuda.device_count()
-    device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        available = ", ".join(["cpu", *(f"cuda:{number}" for number in range(gpus))])
-        raise SVDRRError(f"There is no device '{name}' for PyTorch here; available: {available}.")
-    return device
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:

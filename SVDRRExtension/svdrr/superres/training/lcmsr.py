@@ -17,7 +17,7 @@ from svdrr.superres.training.crops import draw_pairs
 from svdrr.synthesis.configuration import Schedule
 from svdrr.synthesis.training.loop import share, train
 
-KL_WEIGHT = 5e-3
+KL_WEIGHT = 0.05
 SEGMENTS = (5, 10, 25, 50)
 """Into how many the 1,000 timesteps are divided, in four equal parts of the training; 50 of k = 20 at the end.
 

@@ -69,9 +69,7 @@ def tube(shape: tuple[int, int], generator: np.random.Generator) -> Floats:
     outer = generator.uniform(1.5, 8.0)
     inner = outer * generator.uniform(0.5, 0.85)
     wall = np.float32(generator.uniform(0.01, 0.12))
-    return _along(
-        shape, generator, outer, lambda distance: wall * (_chord(distance, outer) - _chord(distance, inner))
-    )
+    return _along(shape, generator, outer, lambda distance: wall * (_chord(distance, outer) - _chord(distance, inner)))
 
 
 def wire(shape: tuple[int, int], generator: np.random.Generator) -> Floats:

@@ -1,0 +1,24 @@
+"""Which device PyTorch computes on."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from svdrr.errors import SVDRRError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, a GPU if there is one.
+
+    SVDRRError if this computer has no such device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise SVDRRError(f"Unknown device '{name}'; choose auto, cpu, cuda or one of several GPUs, such as cuda:1.")
+    gpus = torch.cuda.device_count()
+    device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        available = ", ".join(["cpu", *(f"cuda:{number}" for number in range(gpus))])
+        raise SVDRRError(f"There is no device '{name}' for PyTorch here; available: {available}.")
+    return device
