@@ -310,9 +310,8 @@ def enhance(
         write_radiograph(files[output], enlarged)
         fidelity = data_fidelity(enlarged.pixels, radiograph.pixels)
         if fidelity_map is not None:
-            write_nrrd(
-                files[fidelity_map], fidelity.difference_percent, replace(radiograph, provenance=enlarged.provenance)
-            )
+            of_input = replace(radiograph, provenance=enlarged.provenance)
+            write_nrrd(files[fidelity_map], fidelity.difference_percent, of_input)
         if uncertainty_map is not None:
             write_nrrd(files[uncertainty_map], 100.0 * results[1].pixels, results[1])
     rows, columns = enlarged.pixels.shape

@@ -1,7 +1,7 @@
 """What a detector with larger pixels makes of a radiograph: the degradation that super-resolution undoes.
 
-It is X-ray's own, not photography's: intensities are blurred by the scintillator, collected by larger pixels, counted as
-photons, and digitized. Scale, blur, exposure and bits are all that is assumed; there is no sharpening and no JPEG.
+It is X-ray's own, not photography's: intensities are blurred by the scintillator, collected by larger pixels, counted
+as photons, and digitized. Scale, blur, exposure and bits are all that is assumed; there is no sharpening and no JPEG.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def data_fidelity(enlarged: NDArray[np.float32], source: NDArray[np.float32]) ->
     source: (rows, columns) in [0, 1], whose range is the gray range. enlarged: (rows·scale, columns·scale), any whole
     scale; it is reduced by the detector of `Degradation(scale)`: blur, area, no noise. SVDRRError for other shapes.
     """
-    return Fidelity(100.0 * np.abs(_missing(enlarged, source)))
+    return Fidelity((100.0 * np.abs(_missing(enlarged, source))).astype(np.float32))
 
 
 def consistent_with(enlarged: NDArray[np.float32], source: NDArray[np.float32]) -> NDArray[np.float32]:

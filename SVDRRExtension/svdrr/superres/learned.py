@@ -37,14 +37,16 @@ def enlarge(
 ) -> NDArray[np.float32]:
     """The enlarged image (rows·scale, columns·scale) in [0, 1], by a network of `load_network`.
 
-    seed: of LCMSR's noise, which is that of the whole image, whatever the tiles; None for its deterministic path. on_step:
-    called with the finished and the total number of steps of all tiles; an exception from it ends the work. core,
-    margin: of the tiles, see `svdrr.superres.tiling.enlarge_in_tiles`.
+    seed: of LCMSR's noise, which is that of the whole image, whatever the tiles; None for its deterministic path.
+    on_step: called with the finished and the total number of steps of all tiles; an exception from it ends the work.
+    core, margin: of the tiles, see `svdrr.superres.tiling.enlarge_in_tiles`.
     """
     scale: int = network.config.scale
     noise = None
     if isinstance(network, LCMSR) and seed is not None:
-        rows, columns = (length * scale // CODE_PIXELS for length in padded_shape(*pixels.shape, margin))
+        rows, columns = (
+            length * scale // CODE_PIXELS for length in padded_shape(pixels.shape[0], pixels.shape[1], margin)
+        )
         noise = np.random.default_rng(seed).standard_normal((CODE_CHANNELS, rows, columns), np.float32)
     steps = len(network.scheduler.timesteps) if isinstance(network, DeltaDiff) else 1
     finished = total = 0
@@ -68,10 +70,8 @@ def enlarge(
             row, column = (index * scale // CODE_PIXELS for index in corner)
             height, width = (length * scale // CODE_PIXELS for length in tile.shape)
             inputs.append(_tensor(noise[:, row : row + height, column : column + width], network))
-        if isinstance(network, DeltaDiff):
-            result = network(*inputs, on_step=on_step_of_tile)
-        else:
-            result = network(*inputs)
+        extra = {"on_step": on_step_of_tile} if isinstance(network, DeltaDiff) else {}
+        result = network(*inputs, **extra)
         return np.clip(result[0, 0].cpu().numpy(), 0.0, 1.0)
 
     return enlarge_in_tiles(enlarged, pixels, scale, core, margin, on_tile)

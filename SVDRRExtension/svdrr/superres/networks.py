@@ -51,7 +51,7 @@ class Distillation(nn.Module):
         return features + self.fuse(torch.cat(kept, dim=1))
 
 
-class RegressionNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class RegressionNetwork(ModelMixin, ConfigMixin):
     """The plain network that the others are measured against: that of IMDN, trained with L1."""
 
     @register_to_config
@@ -77,7 +77,7 @@ class RegressionNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return interpolated + self.config.residual_scale * residual
 
 
-class LCMSR(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class LCMSR(ModelMixin, ConfigMixin):
     """Latent consistency model for super-resolution [lcmsr]: residual autoencoder, conditional network, denoiser.
 
     The codes are divided by `code_std`, so that they have unit variance. For speed on a CPU, the encoders begin with
@@ -201,7 +201,7 @@ class _Refinement(nn.Module):
         return features + self.compress(torch.cat(stages[1:], dim=1))
 
 
-class DeltaDiff(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class DeltaDiff(ModelMixin, ConfigMixin):
     """Residual-only diffusion without noise [deltadiff], in latents that lose nothing.
 
     The latents are the pixels, `scale` x `scale` of them to the channels of one: autoencoders that were tried in their

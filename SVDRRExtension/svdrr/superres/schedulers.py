@@ -21,15 +21,15 @@ def lcmsr_scheduler() -> LCMScheduler:
     )
 
 
-class DeltaDiffScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class DeltaDiffScheduler(SchedulerMixin, ConfigMixin):
     """From an interpolated image y to x₀ in a few steps that shift the residual, without any noise [deltadiff].
 
     The paper's equations 4 to 6 contradict each other; these are consistent, and exact where the model is:
     x_t = x₀ + η_t·(y − x₀), and x_{t−1} = (η_{t−1}/η_t)·x_t + (α_t/η_t)·x̂₀ with α_t = η_t − η_{t−1}, η₀ = 0.
 
     η_t = s_t², where s_t grows from s₁ = min(m/κ, m) to `s_end` by the power p of (t − 1)/(T − 1) in the exponent
-    (ResShift's schedule with the paper's 4 steps). start_at_input: η_T = 1, so that training begins where sampling does,
-    at y itself; the paper's own η_T is s_end², 0.98.
+    (ResShift's schedule with the paper's 4 steps). start_at_input: η_T = 1, so that training begins where sampling
+    does, at y itself; the paper's own η_T is s_end², 0.98.
     """
 
     order = 1

@@ -1,8 +1,8 @@
 """``python -m svdrr.superres.training DIR``: the run that made the bundled super-resolution models.
 
-It renders the images, then trains each method for x4, and for x2 from the weights for x4. Each stage keeps its states in
-DIR and goes on from them when it is started again; finished models are DIR/METHOD/xSCALE. Several processes may train
-different methods of one DIR at the same time, once the images are there.
+It renders the images, then trains each method for x4, and for x2 from the weights for x4. Each stage keeps its states
+in DIR and goes on from them when it is started again; finished models are DIR/METHOD/xSCALE. Several processes may
+train different methods of one DIR at the same time, once the images are there.
 """
 
 from __future__ import annotations

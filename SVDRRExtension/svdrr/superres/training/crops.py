@@ -69,5 +69,5 @@ def _crop(images: NDArray[np.uint16], side: int, generator: np.random.Generator)
 
 
 def _oriented(crop: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    turned = np.rot90(crop, generator.integers(4))
+    turned = np.rot90(crop, int(generator.integers(4)))
     return np.ascontiguousarray(turned[:, ::-1] if generator.random() < 0.5 else turned)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def vessels(shape: tuple[int, int], generator: np.random.Generator) -> Floats:
         for _ in range(max(1, int(length / step))):
             angle += generator.normal(0.0, 0.18)
             end = point + step * np.array([np.sin(angle), np.cos(angle)])
-            _deposit(tree, point, end, radius, lambda distance, radius=radius: _chord(distance, radius))
+            _deposit(tree, point, end, radius, partial(_chord, radius=radius))
             point, radius = end, radius * 0.985
         if radius > 0.7:
             for side in (-1.0, 1.0):
