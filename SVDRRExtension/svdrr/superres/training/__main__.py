@@ -33,7 +33,7 @@ RESIDUAL_SCALE = {4: 0.005, 2: 0.002}
 """About the mean absolute difference between the truth and bicubic interpolation."""
 SCHEDULES = {
     "regression": Schedule(steps=6000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
-    "autoencoder": Schedule(steps=4000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
+    "autoencoder": Schedule(steps=3000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
     "consistency": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.95),
     "deltadiff": Schedule(steps=7000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
 }
