@@ -44,11 +44,15 @@ class Degradation:
             raise SVDRRError(f"The scale of a degradation must be 1 or more, not {self.scale}.")
         if self.bits not in BITS:
             raise SVDRRError(f"A digitizer has {BITS[0]} to {BITS[-1]} bits, not {self.bits}.")
-        self._detector()
+        self._scintillator()
+        self._counter()
 
-    def _detector(self) -> DetectorModel:
+    def _scintillator(self) -> DetectorModel:
         # In the pixels that are there before: what the detector calls mm is one of them.
         return DetectorModel(blur_fwhm_mm=self.blur_fwhm_pixels * self.scale)
+
+    def _counter(self) -> DetectorModel:
+        return DetectorModel(self.air_photons)
 
     def expose(self, pixels: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
         """The radiograph (rows, columns) in [0, 1] that this detector takes of one (rows·scale, columns·scale).
@@ -56,7 +60,7 @@ class Degradation:
         Gray values are those of `svdrr.drr.to_display`, bright bone; another display mapping is taken for it, which
         shifts the balance of a dense pixel's parts, and no more. SVDRRError if the scale does not divide the image.
         """
-        counted = DetectorModel(self.air_photons).expose(self._arriving(pixels), (1.0, 1.0), generator)
+        counted = self._counter().expose(self._arriving(pixels), (1.0, 1.0), generator)
         levels = np.float32(2**self.bits - 1)
         return np.round(np.clip(to_display(counted), 0.0, 1.0) * levels) / levels
 
@@ -77,7 +81,7 @@ class Degradation:
         height = _STRIP_ROWS * self.scale
         for first in range(0, rows, height):
             start, end = max(0, first - halo), min(rows, first + height + halo)
-            blurred = self._detector().expose(from_display(pixels[start:end]), (1.0, 1.0), _NO_NOISE)
+            blurred = self._scintillator().expose(from_display(pixels[start:end]), (1.0, 1.0), _NO_NOISE)
             inner = np.exp(-blurred[first - start : first - start + height].astype(np.float64))
             means = inner.reshape(-1, self.scale, columns // self.scale, self.scale).mean(axis=(1, 3))
             arriving[first // self.scale : (first + height) // self.scale] = -np.log(means)
