@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score,
 
 SCALE = 4
 STEPS = {"consistency": 1500, "deltadiff": 1500}
-LCMSR_VARIANTS = {
+LCMSR_VARIANTS: dict[str, dict[str, Any]] = {
     "LCMSR": {},
     "LCMSR without KD loss": {"distillation": False},
     "LCMSR without consistency loss": {"consistency": False},
 }
-DELTADIFF_VARIANTS = {
+DELTADIFF_VARIANTS: dict[str, dict[str, Any]] = {
     "DeltaDiff, T = 4": {},
     "DeltaDiff, T = 1": {"num_steps": 1},
     "DeltaDiff, T = 4, η of the paper": {"start_at_input": False},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from svdrr.superres.training.images import build_images, load_images
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 from svdrr.synthesis.training.loop import train
 
-STEPS = 1500
+STEPS = 800
 SCALE = 4
 _LEVELS = 3
 _PARTS = {
@@ -61,9 +62,7 @@ def main() -> None:
     for name, autoencoder in autoencoders.items():
         without_normalization(autoencoder)
         _train(autoencoder, images, arguments.directory / "latents" / name.replace(" ", "-"), arguments.seed)
-        print(
-            score(cases, lambda case, autoencoder=autoencoder: _reconstructed(autoencoder, case)).row(name), flush=True
-        )
+        print(score(cases, partial(_reconstructed, autoencoder)).row(name), flush=True)
 
 
 def _train(autoencoder: ModelMixin, images: NDArray[np.uint16], work: Path, seed: int) -> None:
