@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import slicer
 import slicer.util
+import vtk
 from numpy.typing import NDArray
 
 from svdrr.backend.request import Request, enhancement_request
 from svdrr.errors import SVDRRError
 from svdrr.mrml.backend import BackendChoice, chosen_backend, client_of, follow
-from svdrr.mrml.nodes import check_output, fill, ijk_to_world, output_node
+from svdrr.mrml.nodes import check_output, fill, ijk_to_world, image_of, output_node
 from svdrr.mrml.radiograph import (
     VOLUME,
     check_radiograph_node,
@@ -26,11 +27,13 @@ from svdrr.mrml.radiograph import (
 from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scene
 from svdrr.provenance import PREFIX
 from svdrr.radiograph import Radiograph
+from svdrr.superres import interpolation
+from svdrr.superres.enhance import UNCERTAINTY_SEEDS
 from svdrr.superres.fidelity import Fidelity, data_fidelity
 
 ROI = "vtkMRMLMarkupsROINode"
 _COLORS = "vtkMRMLColorTableNodeIron"
-# Differences below that, in percent of the gray range, would be rounding shown in bright colors.
+# What lies below that, in percent of the gray range, would be rounding shown in bright colors.
 _FULL_COLOR_AT_LEAST_PERCENT = 1.0
 _TRANSPARENT_PART = 0.1
 _LEAST_PIXELS = 16
@@ -56,22 +59,28 @@ class Region:
 
 @dataclass(frozen=True)
 class EnhancementNodes:
-    """What an enhancement has left in the scene. fidelity_map: None unless it was asked for.
+    """What an enhancement has left in the scene; each map is None unless it was asked for.
 
-    fidelity: how far the volume, reduced again, is from the input.
+    fidelity: how far the volume, reduced again, is from the input. verdict: that in a sentence, and for a learned
+    method further ones: where its detail comes from, and how much it varies.
     """
 
     volume: slicer.vtkMRMLScalarVolumeNode
     fidelity_map: slicer.vtkMRMLScalarVolumeNode | None
+    uncertainty_map: slicer.vtkMRMLScalarVolumeNode | None
     fidelity: Fidelity
+    verdict: str
 
-    @property
-    def verdict(self) -> str:
-        """A sentence with the fidelity's number."""
-        return (
-            f"Reduced again, the result differs from the input by {self.fidelity.mean_percent:.2f} % of the gray range "
-            f"on average, by {self.fidelity.max_percent:.1f} % at most."
-        )
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """What is shown in color over a radiograph. image: percent of the gray range. attributes: of its node."""
+
+    name: str
+    image: vtk.vtkImageData
+    mean_percent: float
+    max_percent: float
+    attributes: dict[str, str]
 
 
 def enhance_steps(
@@ -83,54 +92,67 @@ def enhance_steps(
     map_fidelity: bool = False,
     fidelity_map: slicer.vtkMRMLScalarVolumeNode | None = None,
     choice: BackendChoice | None = None,
+    seed: int | None = 0,
+    consistent: bool = False,
+    uncertainty: bool = False,
+    uncertainty_map: slicer.vtkMRMLScalarVolumeNode | None = None,
 ) -> Steps[EnhancementNodes]:
     """Steps to a radiograph with `scale` times as many rows and columns in the same place, pixel edge on pixel edge.
 
     node: a radiograph. output: a volume to write to; by default a new one. method, scale: of those that the backend
     offers. region: the part of the image to do, by default all. map_fidelity: whether to add a volume of the absolute
     differences between the result, reduced again, and the input, in percent of the gray range; fidelity_map: a volume
-    to write it to. choice: by default what the user has chosen.
+    to write it to. choice: by default what the user has chosen. seed, consistent: as in `svdrr.superres.enhance`.
+    uncertainty: whether to add a volume of the standard deviation of LCMSR's results over `UNCERTAINTY_SEEDS` seeds,
+    the first of which is `seed`, in percent of the gray range; uncertainty_map: a volume to write it to.
     SVDRRError before anything is written for what is no radiograph, and with the backend's reason.
     """
-    for written in (output, fidelity_map):
-        check_output(VOLUME, written)
-        if written is not None and written is node:
+    maps = (fidelity_map if map_fidelity else None, uncertainty_map if uncertainty else None)
+    written = [volume for volume in (output, *maps) if volume is not None]
+    for volume in written:
+        check_output(VOLUME, volume)
+        if volume is node:
             raise SVDRRError(f"The result would replace its own input '{node.GetName()}'; choose another volume.")
+        if written.count(volume) > 1:
+            raise SVDRRError(f"The result and its maps cannot share the volume '{volume.GetName()}'; choose another.")
     read, place, name = radiograph_snapshot(node), ijk_to_world(node), node.GetName()
     output_name = output.GetName() if output is not None else ""
 
     def asked(say: Say) -> tuple[Radiograph, Request]:
         whole = read()
         part = whole if region is None else cropped(whole, region)
-        return part, enhancement_request(part, method, scale)
+        return part, enhancement_request(part, method, scale, seed, consistent, UNCERTAINTY_SEEDS if uncertainty else 0)
 
     source, request = yield from in_background(asked, "Reading the radiograph")
     client = yield from client_of(choice or chosen_backend())
     results: list[Radiograph] = []
     yield from follow(client, request, lambda view: results.append(view.radiograph))
-    if len(results) != 1:
-        raise SVDRRError(f"The backend has sent {len(results)} images for one; nothing was written.")
-    result = results[0]
+    wanted = 2 if uncertainty else 1
+    if len(results) != wanted:
+        raise SVDRRError(f"The backend has sent {len(results)} images in place of {wanted}; nothing was written.")
+    result, *deviations = (_with_region(image, region) for image in results)
 
-    def compared(say: Say) -> tuple[Fidelity, Any]:
-        return data_fidelity(result.pixels, source.pixels), radiograph_image(result)
+    def compared(say: Say) -> tuple[Fidelity, Any, _Map, list[_Map]]:
+        fidelity = data_fidelity(result.pixels, source.pixels)
+        return fidelity, radiograph_image(result), _fidelity_map(fidelity), list(map(_uncertainty_map, deviations))
 
-    fidelity, image = yield from in_background(compared, "Comparing the result with the input")
+    fidelity, image, differences, uncertainties = yield from in_background(
+        compared, "Comparing the result with the input"
+    )
 
     if output is not None:
         require_in_scene(output, output_name)
-    if region is not None:
-        assert result.provenance is not None
-        settings = {**result.provenance.settings, "Region": str(region)}
-        result = replace(result, provenance=replace(result.provenance, settings=settings))
     place = place @ _shift(region)
-    title = name.removesuffix(synthetic_suffix(source.provenance))
-    volume = radiograph_to_node(result, f"{title} x{scale}", output, place @ _finer(scale), image)
+    finer_place = place @ _finer(scale)
+    title = f"{name.removesuffix(synthetic_suffix(source.provenance))} x{scale}"
+    volume = radiograph_to_node(result, title, output, finer_place, image)
     # A step of its own each, since large images take time to put into the scene and to show.
     yield Progress("Showing the result")
-    shown = _map_to_node(fidelity, f"{title} x{scale} fidelity", place, fidelity_map) if map_fidelity else None
+    shown = _map_to_node(differences, title, place, fidelity_map) if map_fidelity else None
     yield Progress("Showing the result")
-    return EnhancementNodes(volume, shown, fidelity)
+    varying = _map_to_node(uncertainties[0], title, finer_place, uncertainty_map) if uncertainties else None
+    yield Progress("Showing the result")
+    return EnhancementNodes(volume, shown, varying, fidelity, _verdict(fidelity, method, seed, uncertainties))
 
 
 def cropped(radiograph: Radiograph, region: Region) -> Radiograph:
@@ -205,16 +227,73 @@ def _finer(scale: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _map_to_node(fidelity: Fidelity, name: str, place: NDArray[np.float64], node: Any | None) -> Any:
+def _with_region(result: Radiograph, region: Region | None) -> Radiograph:
+    """The same, saying of which part of the input it was made."""
+    if region is None:
+        return result
+    assert result.provenance is not None
+    settings = {**result.provenance.settings, "Region": str(region)}
+    return replace(result, provenance=replace(result.provenance, settings=settings))
+
+
+def _verdict(fidelity: Fidelity, method: str, seed: int | None, uncertainties: list[_Map]) -> str:
+    sentences = [fidelity.verdict]
+    if method not in interpolation.METHODS:
+        # What the fidelity cannot tell.
+        made = f"sampled with seed {seed}" if method == "lcmsr" and seed is not None else "computed"
+        sentences.append(
+            f"Detail finer than the input's pixels was {made} from what the network has learned, not measured."
+        )
+    sentences += [
+        f"Over {UNCERTAINTY_SEEDS} seeds, pixels vary by {one.mean_percent:.2f} % of the gray range on average, "
+        f"by {one.max_percent:.1f} % at most (standard deviation)."
+        for one in uncertainties
+    ]
+    return " ".join(sentences)
+
+
+def _fidelity_map(fidelity: Fidelity) -> _Map:
+    return _Map(
+        "fidelity",
+        image_of(fidelity.difference_percent[np.newaxis]),
+        fidelity.mean_percent,
+        fidelity.max_percent,
+        {f"{PREFIX}MeanAbsoluteDifferencePercent": f"{fidelity.mean_percent:.4f}"},
+    )
+
+
+def _uncertainty_map(deviation: Radiograph) -> _Map:
+    """deviation: in parts of the gray range."""
+    made = deviation.provenance
+    assert made is not None
+    percent = 100.0 * deviation.pixels
+    mean_percent = float(percent.mean(dtype=np.float64))
+    quantity = f"standard deviation over {UNCERTAINTY_SEEDS} seeds, percent of the gray range"
+    settings = {**made.settings, "Quantity": quantity, "MeanStandardDeviationPercent": f"{mean_percent:.4f}"}
+    return _Map(
+        f"uncertainty{synthetic_suffix(made)}",
+        image_of(percent[np.newaxis]),
+        mean_percent,
+        float(percent.max()),
+        replace(made, settings=settings).attributes(),
+    )
+
+
+def _map_to_node(shown: _Map, title: str, place: NDArray[np.float64], node: Any | None) -> Any:
     # One that was deleted meanwhile is made anew.
     if node is not None and not slicer.mrmlScene.IsNodePresent(node):
         node = None
-    volume = output_node(VOLUME, name, node)
-    full_color_percent = max(_FULL_COLOR_AT_LEAST_PERCENT, fidelity.max_percent)
+    volume = output_node(VOLUME, f"{title} {shown.name}", node)
+    full_color_percent = max(_FULL_COLOR_AT_LEAST_PERCENT, shown.max_percent)
     with slicer.util.NodeModify(volume):
         show_gray_levels(volume, _COLORS, full_color_percent)
-        fill(volume, fidelity.difference_percent[np.newaxis], place)
-    volume.SetAttribute(f"{PREFIX}MeanAbsoluteDifferencePercent", f"{fidelity.mean_percent:.4f}")
+        fill(volume, shown.image, place)
+        # What another image has said of itself.
+        for key in volume.GetAttributeNames():
+            if key.startswith(PREFIX):
+                volume.RemoveAttribute(key)
+        for key, value in shown.attributes.items():
+            volume.SetAttribute(key, value)
     display = volume.GetDisplayNode()
     # Where there is nothing to say, the image below is seen as it is.
     display.SetThreshold(_TRANSPARENT_PART * full_color_percent, full_color_percent)
