@@ -6,7 +6,7 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel bench-synthesis sample-data views-picture evaluate train-demo train-baselines clean
+.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel bench-synthesis bench-superres sample-data views-picture evaluate train-demo train-superres train-baselines clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -39,6 +39,10 @@ bench-panel: $(ENVIRONMENT)
 bench-synthesis: $(ENVIRONMENT)
 	$(BIN)/python Testing/benchmarks/bench_synthesis.py $(BENCH_SYNTHESIS)
 
+# Flags go in BENCH_SUPERRES, such as: make bench-superres BENCH_SUPERRES='--phantoms 1 --views 2 --json FILE'
+bench-superres: $(ENVIRONMENT)
+	$(BIN)/python Testing/benchmarks/bench_superres.py $(BENCH_SUPERRES)
+
 sample-data: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/sample_data.py
 
@@ -57,6 +61,9 @@ train-demo: $(ENVIRONMENT)
 
 # What models are measured against and by, after train-demo. VIEWS: the phantom views that it has rendered.
 VIEWS := .data/demo-256/views
+
+train-superres: $(ENVIRONMENT)
+	$(BIN)/python -m svdrr.superres.training .data/superres
 
 train-baselines: $(ENVIRONMENT)
 	$(BIN)/python -m svdrr.evaluation.training.feature_distance $(VIEWS)
