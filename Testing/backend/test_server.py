@@ -134,7 +134,8 @@ def test_render_uses_the_ct_at_hand_for_the_next_views_and_not_for_another_ct(
 def test_enhance_equals_the_local_one(server: Server, radiograph_pixels: np.ndarray) -> None:
     rows, columns = radiograph_pixels.shape
     view = View(CArmPose(12.0), Detector(rows, columns, (0.5, 0.6)))
-    ((entry, pixels),) = server.run(EnhanceJob("lanczos", 2, (0.5, 0.6), view), radiograph_pixels)
+    job = EnhanceJob("lanczos", 2, pixel_spacing_mm=(0.5, 0.6), view=view)
+    ((entry, pixels),) = server.run(job, radiograph_pixels)
     assert_same(entry, pixels, enhance(Radiograph(radiograph_pixels, (0.5, 0.6), view), "lanczos", 2))
 
 

@@ -37,7 +37,7 @@ Place = tuple[str | int, ...]
 _PHANTOM = CTVolume(np.zeros((16, 16, 16), np.float32), np.eye(4))
 _VALID = [
     (job_to_json(EchoJob()), CLEAN),
-    (job_to_json(EnhanceJob("lanczos", 2, (1.0, 1.0))), CLEAN),
+    (job_to_json(EnhanceJob("lanczos", 2, pixel_spacing_mm=(1.0, 1.0))), CLEAN),
     (job_to_json(synthesize_job(steps=3)), CLEAN),
     (job_to_json(render_job(_PHANTOM, Detector.square(16, 50.0))), to_npy(_PHANTOM.hu.astype(np.int16))),
 ]
