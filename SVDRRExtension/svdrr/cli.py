@@ -278,10 +278,14 @@ def enhance(
     from svdrr.images import read_radiograph, require_radiograph_suffix, write_nrrd, write_radiograph
     from svdrr.superres import check_enhancement, uncertainty
     from svdrr.superres import enhance as enhance_radiograph
+    from svdrr.superres.enhance import MAX_SEEDS
     from svdrr.superres.fidelity import data_fidelity
 
     sampled = None if deterministic else seed
-    map_seeds = seeds if uncertainty_map else 0
+    map_seeds = 0 if uncertainty_map is None else seeds
+    if uncertainty_map is not None and not seeds:
+        # Elsewhere 0 seeds stand for no map.
+        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not 0.")
     if backend is None:
         check_enhancement(method, scale, sampled, map_seeds)
     require_radiograph_suffix(output)
@@ -310,10 +314,12 @@ def enhance(
         write_radiograph(files[output], enlarged)
         fidelity = data_fidelity(enlarged.pixels, radiograph.pixels)
         if fidelity_map is not None:
+            quantity = "absolute difference of the result, reduced again, from the input"
             of_input = replace(radiograph, provenance=enlarged.provenance)
-            write_nrrd(files[fidelity_map], fidelity.difference_percent, of_input)
+            write_nrrd(files[fidelity_map], fidelity.difference_percent, _in_percent(of_input, quantity))
         if uncertainty_map is not None:
-            write_nrrd(files[uncertainty_map], 100.0 * results[1].pixels, results[1])
+            deviation = _in_percent(results[1], f"standard deviation over {seeds} seeds")
+            write_nrrd(files[uncertainty_map], 100.0 * deviation.pixels, deviation)
     rows, columns = enlarged.pixels.shape
     result = {
         "output": str(output),
@@ -365,6 +371,14 @@ def main() -> None:
 
 def _report(as_json: bool, result: dict[str, Any], sentence: str) -> None:
     typer.echo(json.dumps(result) if as_json else sentence)
+
+
+def _in_percent(radiograph: Radiograph, quantity: str) -> Radiograph:
+    """The same, for a map: its provenance says what the values that are written for it are."""
+    made = radiograph.provenance
+    assert made is not None
+    settings = {**made.settings, "Quantity": f"{quantity}, percent of the gray range"}
+    return replace(radiograph, provenance=replace(made, settings=settings))
 
 
 def _done_by(

@@ -38,6 +38,8 @@ from svdrr.images import read_radiograph, write_png
 from svdrr.models import find_model
 from svdrr.radiograph import Radiograph
 from svdrr.render import OUTPUTS
+from svdrr.superres import enhance
+from svdrr.superres.fidelity import data_fidelity
 
 SYNTHETIC = "SYNTHETIC, not for diagnosis"
 VIEWS = "sweep:-40:40:40"
@@ -545,11 +547,16 @@ def test_enhance(svdrr: Run, world: Path, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"groß {suffix}.{suffix}"
     done = svdrr("enhance", world / "dx.dcm", output, "--scale", 4, "--method", "bicubic", "--json")
     assert (done.code, done.err, done.out.count("\n")) == (0, "", 1)
+    source = read_radiograph(world / "dx.dcm")
+    fidelity = data_fidelity(enhance(source, "bicubic", 4).pixels, source.pixels)
     assert json.loads(done.out) == {
         "output": str(output),
+        "synthetic": True,
         "rows": 192,
         "columns": 160,
         "pixel_spacing_mm": [2.25, 2.25],
+        "fidelity_mean_percent": fidelity.mean_percent,
+        "fidelity_max_percent": fidelity.max_percent,
     }
     enlarged = read_radiograph(output)
     assert enlarged.pixels.shape == (192, 160)
