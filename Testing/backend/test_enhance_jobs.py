@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import run_svdrr
+from fake_backends import JobServer, site, sse, status
 from sentences import assert_one_sentence
 from server_process import TOKEN, Server, server_process
-from test_client import assert_same, radiograph
+from test_client import assert_same, radiograph, zipped_view
 from test_enhance_cli import read_map
 from test_server_faults import SMALL, changed, refused
 from untrained_networks import write_untrained_networks
@@ -170,6 +171,21 @@ def test_an_older_clients_job_without_the_new_fields_is_still_understood(server:
     # What it asks for by name it gets with seed 0.
     ((_, pixels),) = server.run(read_job(json.dumps({"kind": "enhance", "method": "lcmsr", "scale": 2})), SMALL)
     np.testing.assert_array_equal(pixels, enhance(Radiograph(SMALL), "lcmsr", 2, 0, device="cpu").pixels)
+
+
+def test_a_backend_that_makes_fewer_images_than_were_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "in.png", radiograph())
+    done = sse("status", status("done", views_done=1, views_total=1))
+    options = ("--method", "lcmsr", "--uncertainty-map", tmp_path / "map.nrrd")
+    with site(JobServer([[done]], {0: zipped_view(enhance(radiograph()))})) as server:
+        code, out, err = run_svdrr(
+            capfd, "enhance", tmp_path / "in.png", tmp_path / "out.png", *options, "--backend", server.url
+        )
+    assert (code, out) == (2, "")
+    assert err.startswith(f"svdrr: The backend at {server.url} has made 1 image where 2 were asked for; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
 # On the way

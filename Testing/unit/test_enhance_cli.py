@@ -303,12 +303,17 @@ def test_a_disk_that_fills_up_keeps_what_was_there(svdrr: Run, folder: Path, fit
     assert contents(folder) == before
 
 
-def test_too_little_memory_for_the_last_map(svdrr: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("end", "code"), [(MemoryError, 2), (KeyboardInterrupt, 130)])
+def test_an_end_in_the_middle(
+    svdrr: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, end: type[BaseException], code: int
+) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise end
 
     monkeypatch.setattr("svdrr.superres.uncertainty", fail)
     before = contents(folder)
     arguments = ("enhance", folder / "8bit.png", folder / "out.png", "--method", "lcmsr")
-    assert "not enough memory" in svdrr(*arguments, "--uncertainty-map", folder / "u.nrrd").sentence
+    ended = svdrr(*arguments, "--uncertainty-map", folder / "u.nrrd")
+    assert (ended.code, ended.out) == (code, "")
+    assert ("not enough memory" in ended.err) == (end is MemoryError)
     assert contents(folder) == before

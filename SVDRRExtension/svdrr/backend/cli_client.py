@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svdrr.errors import SVDRRError
+from svdrr.errors import SVDRRError, counted
 
 if TYPE_CHECKING:
     from svdrr.backend.jobs import JobStatus
@@ -46,8 +46,14 @@ def on_backend(
     """What the backend at `url` makes of the request."""
     try:
         from svdrr.backend.client import BackendClient
+        from svdrr.backend.jobs import view_count
     except ImportError as error:
         raise SVDRRError(
             f"--backend needs the package '{error.name}'; install it with: pip install 'svdrr[backend]'."
         ) from error
-    return BackendClient(url, given_token(token_file), authority or True).run(request, on_status)
+    images = BackendClient(url, given_token(token_file), authority or True).run(request, on_status)
+    wanted = view_count(request.job)
+    if len(images) != wanted:
+        made = counted(len(images), "image")
+        raise SVDRRError(f"The backend at {url} has made {made} where {wanted} were asked for; update it.")
+    return images
