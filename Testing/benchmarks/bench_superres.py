@@ -99,7 +99,7 @@ def main() -> None:
     for scale in SCALES:
         peaks = {name: peak_mb(name, scale) for name in METHODS}
         for images, truths in sets.items():
-            of_set = list(measured(images, truths, scale, peaks))
+            of_set = list(measured(images, truths, detector_of(images, scale), peaks))
             rows += of_set
             console.print(table_of(of_set, f"{images} ({len(truths)}), x{scale}"))
     large = [large_image(method, scale) for scale in SCALES for method in LEARNED]
@@ -137,12 +137,20 @@ def cr_radiograph() -> Floats:
     return np.ascontiguousarray(pixels[:rows, :columns])
 
 
-def measured(images: str, truths: list[Floats], scale: int, peaks: dict[str, float]) -> Iterator[Row]:
+def detector_of(images: str, scale: int) -> Degradation:
+    """A radiograph that was taken has its noise already, and another gray scale than a DRR."""
+    if images == "CR radiograph":
+        return Degradation(scale, air_photons=None, gray_scale="logarithmic")
+    return Degradation(scale)
+
+
+def measured(images: str, truths: list[Floats], detector: Degradation, peaks: dict[str, float]) -> Iterator[Row]:
     """One row for each method, and one for the truth."""
+    scale = detector.scale
     scores: dict[str, list[list[float]]] = {name: [] for name in (*METHODS, "truth")}
     seconds: dict[str, float] = {"truth": 0.0}
     for number, truth in enumerate(track(truths, f"{images}, x{scale}", transient=True)):
-        source = Radiograph(Degradation(scale).expose(truth, np.random.default_rng(number)))
+        source = Radiograph(detector.expose(truth, np.random.default_rng(number)))
         for name, settings in METHODS.items():
             began = time.perf_counter()
             enlarged = enhance(source, scale=scale, device="cpu", **settings).pixels  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from svdrr.drr.display import from_display, to_display
 from svdrr.errors import SVDRRError
-from svdrr.superres.degradation import Degradation
+from svdrr.superres.degradation import GRAY_SCALES, Degradation
 
 NO_NOISE = np.random.default_rng(0)
 
@@ -77,9 +77,19 @@ def test_large_images_have_no_seams_where_strips_meet(rows: int) -> None:
     np.testing.assert_allclose(upright, turned, atol=2e-6)
 
 
-def test_white_and_air_stay() -> None:
-    for gray in (0.0, 1.0):
-        assert Degradation(2).mean(np.full((16, 16), gray, np.float32)) == pytest.approx(gray, abs=1e-6)
+@pytest.mark.parametrize("gray_scale", GRAY_SCALES)
+def test_white_and_air_stay(gray_scale: str) -> None:
+    for gray in (0.0, 0.3, 1.0):
+        even = np.full((16, 16), gray, np.float32)
+        assert Degradation(2, gray_scale=gray_scale).mean(even) == pytest.approx(gray, abs=1e-6)
+
+
+def test_gray_scales_weigh_the_parts_of_a_pixel_by_their_intensity() -> None:
+    """Of a pixel half in air and half behind 0.4, in closed form; without blur."""
+    halves = np.tile(np.array([0.0, 0.4], np.float32), (4, 2))
+    for gray_scale, expected in (("drr", 1.0 - (0.5 + 0.5 * 0.6**5) ** 0.2), ("logarithmic", -np.log10(0.5315479) / 3)):
+        coarse = Degradation(2, 0.0, gray_scale=gray_scale).mean(halves)
+        assert coarse == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +99,7 @@ def test_white_and_air_stay() -> None:
         ({"scale": 2, "bits": 17}, "A digitizer has 8 to 16 bits, not 17"),
         ({"scale": 2, "blur_fwhm_pixels": -1.0}, "blur"),
         ({"scale": 2, "air_photons": 0.0}, "photons"),
+        ({"scale": 2, "gray_scale": "film"}, "The gray scale must be one of drr, logarithmic, not 'film'"),
     ],
 )
 def test_bad_detectors_are_refused(arguments: dict, said: str) -> None:

@@ -15,8 +15,26 @@ from numpy.typing import NDArray
 from svdrr.drr.detector import DetectorModel
 from svdrr.drr.display import from_display, to_display
 from svdrr.errors import SVDRRError
+from svdrr.preparation import FAINTEST_EXPOSURE
 
 BITS = range(8, 17)
+_WHITE = np.float32(-math.log(FAINTEST_EXPOSURE))
+
+
+def _from_logarithmic(gray: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Line integrals, of which `svdrr.preparation.logarithmic` makes such gray values."""
+    return _WHITE * gray
+
+
+def _to_logarithmic(line_integrals: NDArray[np.float32]) -> NDArray[np.float32]:
+    return line_integrals / _WHITE
+
+
+GRAY_SCALES = {"drr": (from_display, to_display), "logarithmic": (_from_logarithmic, _to_logarithmic)}
+"""Line integrals from gray values, and back: those of `svdrr.drr.to_display`, and proportional to line integrals.
+
+The latter suits radiographs whose display mapping is unknown; it is the one of these two that holds for white.
+"""
 _STRIP_ROWS = 64
 # Of a Gaussian, which the detector cuts off at 5 standard deviations, in full widths at half maximum.
 _BLUR_REACH = 5.0 / 2.355
@@ -31,19 +49,23 @@ class Degradation:
     transfer of 0.53 at the pixels' Nyquist frequency, to which their width adds a factor of 0.64. air_photons: mean
     count of a pixel in the open beam, or None for no noise; 10⁶ is about 1 µGy (RQA 9) behind the patient for pixels of
     2 mm, of which a twentieth reaches a pixel behind the lungs, a thousandth one behind the spine.
-    bits: of the digitizer, 8 to 16, over the gray range. SVDRRError for values out of range.
+    bits: of the digitizer, 8 to 16, over the gray range. gray_scale: one of `GRAY_SCALES`. SVDRRError for values out
+    of range.
     """
 
     scale: int
     blur_fwhm_pixels: float = 0.6
     air_photons: float | None = 1e6
     bits: int = 12
+    gray_scale: str = "drr"
 
     def __post_init__(self) -> None:
         if self.scale < 1:
             raise SVDRRError(f"The scale of a degradation must be 1 or more, not {self.scale}.")
         if self.bits not in BITS:
             raise SVDRRError(f"A digitizer has {BITS[0]} to {BITS[-1]} bits, not {self.bits}.")
+        if self.gray_scale not in GRAY_SCALES:
+            raise SVDRRError(f"The gray scale must be one of {', '.join(GRAY_SCALES)}, not '{self.gray_scale}'.")
         self._scintillator()
         self._counter()
 
@@ -55,18 +77,20 @@ class Degradation:
         return DetectorModel(self.air_photons)
 
     def expose(self, pixels: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-        """The radiograph (rows, columns) in [0, 1] that this detector takes of one (rows·scale, columns·scale).
+        """The radiograph (rows, columns) in [0, 1], bright bone, that it takes of one (rows·scale, columns·scale).
 
-        Gray values are those of `svdrr.drr.to_display`, bright bone; another display mapping is taken for it, which
-        shifts the balance of a dense pixel's parts, and no more. SVDRRError if the scale does not divide the image.
+        SVDRRError if the scale does not divide the image.
         """
         counted = self._counter().expose(self._arriving(pixels), (1.0, 1.0), generator)
         levels = np.float32(2**self.bits - 1)
-        return np.round(np.clip(to_display(counted), 0.0, 1.0) * levels) / levels
+        return np.round(np.clip(self._shown(counted), 0.0, 1.0) * levels) / levels
 
     def mean(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """What `expose` gives on average over many exposures, before it is digitized."""
-        return to_display(self._arriving(pixels))
+        return self._shown(self._arriving(pixels))
+
+    def _shown(self, line_integrals: NDArray[np.float32]) -> NDArray[np.float32]:
+        return GRAY_SCALES[self.gray_scale][1](line_integrals)
 
     def _arriving(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Line integrals (rows, columns) that the mean intensity in each large pixel stands for."""
@@ -75,13 +99,14 @@ class Degradation:
             raise SVDRRError(
                 f"An image of {rows} x {columns} pixels cannot be reduced by {self.scale}; cut off the rest first."
             )
+        measured, _ = GRAY_SCALES[self.gray_scale]
         arriving = np.empty((rows // self.scale, columns // self.scale), np.float32)
         # In strips: a large image as float64 would take gigabytes.
         halo = math.ceil(_BLUR_REACH * self.blur_fwhm_pixels) * self.scale
         height = _STRIP_ROWS * self.scale
         for first in range(0, rows, height):
             start, end = max(0, first - halo), min(rows, first + height + halo)
-            blurred = self._scintillator().expose(from_display(pixels[start:end]), (1.0, 1.0), _NO_NOISE)
+            blurred = self._scintillator().expose(measured(pixels[start:end]), (1.0, 1.0), _NO_NOISE)
             inner = np.exp(-blurred[first - start : first - start + height].astype(np.float64))
             means = inner.reshape(-1, self.scale, columns // self.scale, self.scale).mean(axis=(1, 3))
             arriving[first // self.scale : (first + height) // self.scale] = -np.log(means)

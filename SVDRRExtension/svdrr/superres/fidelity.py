@@ -48,7 +48,8 @@ def data_fidelity(enlarged: NDArray[np.float32], source: NDArray[np.float32]) ->
     """Compares the source with what a detector with its larger pixels would have measured of the enlarged image.
 
     source: (rows, columns) in [0, 1], whose range is the gray range. enlarged: (rows·scale, columns·scale), any whole
-    scale; it is reduced by the detector of `Degradation(scale)`: blur, area, no noise. SVDRRError for other shapes.
+    scale; it is reduced by the detector of `Degradation(scale)`, without noise: blur and area, of intensities whose
+    logarithm the gray values are taken for. SVDRRError for other shapes.
     """
     return Fidelity((100.0 * np.abs(_missing(enlarged, source))).astype(np.float32))
 
@@ -77,4 +78,4 @@ def _missing(enlarged: NDArray[np.float32], source: NDArray[np.float32]) -> NDAr
             f"An image of {enlarged.shape[0]} x {enlarged.shape[1]} pixels is no enlargement of one of "
             f"{rows} x {columns} by a whole number."
         )
-    return source - Degradation(scale).mean(enlarged)
+    return source - Degradation(scale, gray_scale="logarithmic").mean(enlarged)
