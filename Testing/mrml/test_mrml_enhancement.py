@@ -229,7 +229,7 @@ def test_the_uncertainty_map_lies_on_the_result(
     )
     assert percent.mean() > 0.1
     assert nodes.verdict.endswith(
-        f"Over {UNCERTAINTY_SEEDS} seeds, pixels vary by {percent.mean():.2f} % of the gray range on average, "
+        f"Over {UNCERTAINTY_SEEDS} seeds, sampled results vary by {percent.mean():.2f} % of the gray range on average, "
         f"by {percent.max():.1f} % at most (standard deviation)."
     )
 

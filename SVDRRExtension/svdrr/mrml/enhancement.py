@@ -245,8 +245,8 @@ def _verdict(fidelity: Fidelity, method: str, seed: int | None, uncertainties: l
             f"Detail finer than the input's pixels was {made} from what the network has learned, not measured."
         )
     sentences += [
-        f"Over {UNCERTAINTY_SEEDS} seeds, pixels vary by {one.mean_percent:.2f} % of the gray range on average, "
-        f"by {one.max_percent:.1f} % at most (standard deviation)."
+        f"Over {UNCERTAINTY_SEEDS} seeds, sampled results vary by {one.mean_percent:.2f} % of the gray range "
+        f"on average, by {one.max_percent:.1f} % at most (standard deviation)."
         for one in uncertainties
     ]
     return " ".join(sentences)
