@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import slicer
 import vtk
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -29,8 +30,9 @@ class RadiographSuperResolution(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["The SVDRR contributors"]
         self.parent.helpText = _(
-            "Gives a radiograph more rows and columns in the same place, and shows how far the result, reduced again, "
-            "is from the input. What is added is computed, not measured: for research, not for diagnosis. "
+            "Gives a radiograph more rows and columns in the same place, by interpolation or by networks that have "
+            "learned on procedural phantoms, and shows how far the result, reduced again, is from the input, and how "
+            "much a sampled one varies. What is added is computed, not measured: for research, not for diagnosis. "
             '<a href="https://github.com/SVDRR/SVDRR/blob/main/Docs/RadiographSuperResolution.md">Tutorial</a>'
         )
         self.parent.acknowledgementText = _("Part of SVDRR.")
@@ -53,22 +55,33 @@ def prepare_views() -> None:
     register_layout()
 
 
+_LCMSR = "lcmsr"
+_OF_LCMSR = ("seedSpinBox", "deterministicCheckBox", "uncertaintyCheckBox")
+
+
 @parameterNodeWrapper
 class RadiographSuperResolutionParameterNode:
     """What the panel's user has chosen.
 
     inputVolume: the radiograph. region: the part to enlarge, or None for all. method, scale: of those that the backend
-    offers. outputVolume: where the result goes, or None for a new volume. mapFidelity: whether to show how far the
-    result, reduced again, is from the input. fidelityMap: the last one.
+    offers. consistent: whether to remove what the result contradicts in the input. seed, deterministic: of LCMSR's
+    noise, or to do without it. outputVolume: where the result goes, or None for a new volume. mapFidelity: whether to
+    show how far the result, reduced again, is from the input. mapUncertainty: whether to show how much LCMSR's results
+    vary. fidelityMap, uncertaintyMap: the last ones.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     region: vtkMRMLMarkupsROINode
     method: str = "lanczos"
     scale: int = 2
+    consistent: bool = False
+    seed: Annotated[int, WithinRange(0, 2147483647)] = 0
+    deterministic: bool = False
     outputVolume: vtkMRMLScalarVolumeNode
     mapFidelity: bool = True
+    mapUncertainty: bool = False
     fidelityMap: vtkMRMLScalarVolumeNode
+    uncertaintyMap: vtkMRMLScalarVolumeNode
 
 
 class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -82,6 +95,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         self._backend = None
         self._comparison = None
         self._regionObservations = None
+        self._toolTips = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
 
@@ -102,6 +116,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         self.logic = RadiographSuperResolutionLogic()
         self._comparison = SideBySide()
         self._regionObservations = Observations()
+        self._toolTips = {name: getattr(self.ui, name).toolTip for name in _OF_LCMSR}
         self._backend = BackendLine(self.ui.advancedCollapsibleButton.layout(), self.onCapabilities)
         self._controls = JobControls(uiWidget.layout(), self.ui.applyButton, self.onApply, self._showState)
         self.layout.addStretch(1)
@@ -116,6 +131,9 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         self.ui.restoreButton.connect("clicked(bool)", self.onRestoreLayout)
         self.initializeParameterNode()
         self.onCapabilities(None)
+        # A panel that is reloaded is not entered again.
+        if self.parent.isEntered:
+            self._backend.ask_first()
 
     def cleanup(self) -> None:
         """End what runs, because the panel goes."""
@@ -126,9 +144,10 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         self.removeObservers()
 
     def enter(self) -> None:
-        """The panel is shown."""
+        """The panel is shown. Its methods are those of the backend, which is asked without being sent anything."""
         self._backend.enter()
         self.initializeParameterNode()
+        self._backend.ask_first()
 
     def exit(self) -> None:
         """Another panel is shown. What runs goes on."""
@@ -164,14 +183,20 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
             self._parametersChanged()
 
     def onCapabilities(self, capabilities) -> None:
-        """List what the backend offers; until it was asked, what every backend offers."""
+        """List what the backend offers; until it has answered, what there is."""
         if capabilities is None:
             from svdrr.superres import METHODS, SCALES
 
             methods, scales = METHODS, SCALES
         else:
             methods, scales = (capabilities["super_resolution"][name] for name in ("methods", "scales"))
-        names = {"bicubic": _("Bicubic interpolation"), "lanczos": _("Lanczos interpolation")}
+        names = {
+            "bicubic": _("Bicubic"),
+            "lanczos": _("Lanczos"),
+            "regression": _("Regression network"),
+            "lcmsr": _("LCMSR (one step)"),
+            "deltadiff": _("DeltaDiff (four steps)"),
+        }
         _fill(self.ui.methodComboBox, [(names.get(method, method), method) for method in methods])
         _fill(self.ui.scaleComboBox, [(_("{scale} times").format(scale=scale), scale) for scale in scales])
         self._showState()
@@ -204,13 +229,19 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
             chosen.region,
             chosen.mapFidelity,
             chosen.fidelityMap,
+            None if chosen.deterministic else chosen.seed,
+            chosen.consistent,
+            chosen.mapUncertainty and chosen.method == _LCMSR,
+            chosen.uncertaintyMap,
         )
         self._controls.run(_("Super-resolution of the radiograph"), steps, self._onEnlarged)
 
     def onCompare(self, checked: bool = False) -> None:
-        """Show input and result side by side."""
+        """Show input and result side by side, below one of the maps that are checked."""
         chosen = self._parameterNode
-        overlay = chosen.fidelityMap if chosen.mapFidelity else None
+        overlay = chosen.uncertaintyMap if chosen.mapUncertainty else None
+        if overlay is None and chosen.mapFidelity:
+            overlay = chosen.fidelityMap
         self._comparison.show(chosen.inputVolume, chosen.outputVolume, overlay)
 
     def onRestoreLayout(self, checked: bool = False) -> None:
@@ -221,6 +252,7 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
         if self._parameterNode is not None:
             self._parameterNode.outputVolume = nodes.volume
             self._parameterNode.fidelityMap = nodes.fidelity_map
+            self._parameterNode.uncertaintyMap = nodes.uncertainty_map
             if self._parameterNode.inputVolume is not None:
                 self.onCompare()
         return nodes.verdict
@@ -245,11 +277,24 @@ class RadiographSuperResolutionWidget(ScriptedLoadableModuleWidget, VTKObservati
             reasons.append(_("Choose a method and a scale that the backend offers."))
         reasons += self._backend.reasons()
         self._controls.set_reasons(reasons, _("Enlarge the radiograph"))
+        self._showLcmsr()
         ui.regionLabel.text = self.logic.regionText(chosen.inputVolume, chosen.region)
         running = self._controls.running
         ui.drawRegionButton.enabled = not self.logic.reasons(chosen.inputVolume)
         ui.compareButton.enabled = chosen.inputVolume is not None and chosen.outputVolume is not None and not running
         ui.inputsCollapsibleButton.enabled = ui.outputsCollapsibleButton.enabled = not running
+
+    def _showLcmsr(self) -> None:
+        """What the other methods have no use for is off, and says why."""
+        other = self._parameterNode.method != _LCMSR
+        reason = _("Only LCMSR is sampled; the other methods have one result.") if other else ""
+        reasons = dict.fromkeys(_OF_LCMSR, reason)
+        if self._parameterNode.deterministic:
+            reasons["seedSpinBox"] = reason or _("Without noise there is no seed.")
+        for name, why in reasons.items():
+            widget = getattr(self.ui, name)
+            widget.enabled = not why
+            widget.toolTip = why or self._toolTips[name]
 
 
 def _fill(combo, items) -> None:
@@ -282,11 +327,14 @@ class RadiographSuperResolutionLogic(ScriptedLoadableModuleLogic):
         method: str = "lanczos",
         scale: int = 2,
         region: vtkMRMLMarkupsROINode | None = None,
+        seed: int | None = 0,
+        consistent: bool = False,
     ) -> vtkMRMLScalarVolumeNode:
         """The enlarged radiograph; waits for it, while Slicer's window stays alive. Arguments: see `steps`."""
         from svdrr.mrml.task import wait
 
-        return wait(self.steps(inputVolume, outputVolume, method, scale, region)).volume
+        steps = self.steps(inputVolume, outputVolume, method, scale, region, seed=seed, consistent=consistent)
+        return wait(steps).volume
 
     def steps(
         self,
@@ -297,19 +345,37 @@ class RadiographSuperResolutionLogic(ScriptedLoadableModuleLogic):
         region=None,
         mapFidelity=False,
         fidelityMap=None,
+        seed=0,
+        consistent=False,
+        mapUncertainty=False,
+        uncertaintyMap=None,
     ):
-        """Steps to an `EnhancementNodes` (volume, fidelity_map, fidelity, verdict).
+        """Steps to an `EnhancementNodes` (volume, fidelity_map, uncertainty_map, fidelity, verdict).
 
         inputVolume: a radiograph, a volume of one slice. outputVolume: a volume to write to, or None for a new one.
         method, scale: of those that the backend offers. region: a region of interest, or None for the whole image.
-        mapFidelity: whether to add a volume of the differences from the input, or write it to fidelityMap. Raises
+        mapFidelity: whether to add a volume of the differences from the input, or write it to fidelityMap. seed: of
+        LCMSR's noise, or None to do without. consistent: whether to remove what the result contradicts in the input.
+        mapUncertainty: whether to add a volume of how much LCMSR's results vary, or write it to uncertaintyMap. Raises
         SVDRRError, with one sentence, for a volume that is no radiograph, a region beside it, and whatever the backend
         refuses. See `svdrr.mrml.enhancement.enhance_steps`.
         """
         from svdrr.mrml.enhancement import enhance_steps, region_of_roi
 
         pixels = region_of_roi(region, inputVolume) if region is not None else None
-        return enhance_steps(inputVolume, outputVolume, method, scale, pixels, mapFidelity, fidelityMap)
+        return enhance_steps(
+            inputVolume,
+            outputVolume,
+            method,
+            scale,
+            pixels,
+            mapFidelity,
+            fidelityMap,
+            seed=seed,
+            consistent=consistent,
+            uncertainty=mapUncertainty,
+            uncertainty_map=uncertaintyMap,
+        )
 
     def reasons(self, inputVolume, outputVolume=None, region=None) -> list[str]:
         """Why these nodes cannot be worked on, a sentence each, as far as can be told at once."""
@@ -361,20 +427,29 @@ class RadiographSuperResolutionTest(ScriptedLoadableModuleTest):
         self.setUp()
         self.test_same_place()
         self.setUp()
+        self.test_learned_methods()
+        self.setUp()
         self.test_what_is_no_radiograph()
+
+    def addRadiograph(self) -> vtkMRMLScalarVolumeNode:
+        """A radiograph of 48 x 64 pixels, 0.4 mm high and 0.3 mm wide."""
+        import numpy as np
+
+        from svdrr.mrml import radiograph_to_node
+        from svdrr.radiograph import Radiograph
+
+        rows, columns = np.indices((48, 64))
+        pixels = (0.5 + 0.4 * np.sin(rows / 6.0) * np.cos(columns / 8.0)).astype(np.float32)
+        return radiograph_to_node(Radiograph(pixels, (0.4, 0.3)), "Radiograph")
 
     def test_same_place(self) -> None:
         """Twice the pixels between the same edges, and reduced again they are the input."""
         import numpy as np
 
-        from svdrr.mrml import radiograph_to_node
         from svdrr.mrml.task import wait
-        from svdrr.radiograph import Radiograph
 
         self.delayDisplay("Enlarging a radiograph")
-        rows, columns = np.indices((48, 64))
-        pixels = (0.5 + 0.4 * np.sin(rows / 6.0) * np.cos(columns / 8.0)).astype(np.float32)
-        node = radiograph_to_node(Radiograph(pixels, (0.4, 0.3)), "Radiograph")
+        node = self.addRadiograph()
         logic = RadiographSuperResolutionLogic()
         nodes = wait(logic.steps(node, method="bicubic", mapFidelity=True))
         self.assertEqual(slicer.util.arrayFromVolume(nodes.volume).shape, (1, 96, 128))
@@ -391,6 +466,33 @@ class RadiographSuperResolutionTest(ScriptedLoadableModuleTest):
         part = logic.process(node, region=logic.addRegion(node), scale=4)
         self.assertEqual(slicer.util.arrayFromVolume(part).shape, (1, 96, 128))
         self.delayDisplay(nodes.verdict)
+
+    def test_learned_methods(self) -> None:
+        """Those that the backend offers, held to the input; and how much the sampled one varies."""
+        import numpy as np
+
+        from svdrr.mrml.backend import chosen_backend, client_of
+        from svdrr.mrml.task import wait
+
+        self.delayDisplay("Asking the backend for its methods")
+        client = wait(client_of(chosen_backend(), sends_images=False))
+        offered = client.capabilities()["super_resolution"]["methods"]
+        node = self.addRadiograph()
+        logic = RadiographSuperResolutionLogic()
+        for method in (one for one in offered if one not in ("bicubic", "lanczos")):
+            self.delayDisplay(f"Enlarging a radiograph by {method}")
+            plain = wait(logic.steps(node, method=method))
+            nodes = wait(logic.steps(node, method=method, consistent=True, mapUncertainty=method == _LCMSR))
+            self.assertEqual(slicer.util.arrayFromVolume(nodes.volume).shape, (1, 96, 128))
+            self.assertLessEqual(nodes.fidelity.mean_percent, plain.fidelity.mean_percent)
+            self.assertIn("not measured", nodes.verdict)
+            self.assertEqual(nodes.uncertainty_map is not None, method == _LCMSR)
+        if _LCMSR in offered:
+            one, same, other = (
+                slicer.util.arrayFromVolume(logic.process(node, method=_LCMSR, seed=seed)) for seed in (1, 1, 2)
+            )
+            np.testing.assert_array_equal(same, one)
+            self.assertGreater(np.abs(other - one).max(), 0.0)
 
     def test_what_is_no_radiograph(self) -> None:
         """A volume gets one sentence, and nothing is added."""

@@ -15,6 +15,7 @@ import pytest
 from backend_environment import write_backend_environment
 from fake_backends import CAPABILITIES, capable, site
 from panels import LONGEST_STALL_S, MODULES, ROOT, picture, status
+from untrained_networks import write_untrained_networks
 
 MODULE = "RadiographSuperResolution"
 SAMPLE = MODULES / "SingleViewSynthesis" / "Resources" / "SampleData" / "SVDRRPhantomRadiograph.mrb"
@@ -22,11 +23,14 @@ SAMPLE = MODULES / "SingleViewSynthesis" / "Resources" / "SampleData" / "SVDRRPh
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One for all tests, since a backend takes seconds to start."""
+    """One for all tests, since a backend takes seconds to start. Its networks are small, whatever they have learned."""
     from svdrr.mrml.backend import stop_local_backends
 
-    yield write_backend_environment(tmp_path_factory.mktemp("super-resolution") / "backend")
-    stop_local_backends()
+    folder = tmp_path_factory.mktemp("super-resolution")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SVDRR_MODELS", str(write_untrained_networks(folder / "networks")))
+        yield write_backend_environment(folder / "backend")
+        stop_local_backends()
 
 
 @pytest.fixture
@@ -66,6 +70,14 @@ def finish(host: Any, panel: Any) -> str:
     host.wait_until(lambda: not panel._controls.running, 60.0)
     assert panel.ui.applyButton.text == "Apply"
     return status(panel)
+
+
+def choose(box: Any, key: Any) -> None:
+    box.currentIndex = box.findData(key)
+
+
+def listed(box: Any) -> list[Any]:
+    return [box.itemData(index) for index in range(box.count)]
 
 
 def composite(view: str) -> Any:
@@ -123,13 +135,16 @@ def test_click_by_click_as_in_the_tutorial(host: Any, panel: Any) -> None:
     assert slicer.app.layoutManager().layout != layout
 
 
-def test_the_window_stays_alive(host: Any, panel: Any) -> None:
+@pytest.mark.parametrize("method", ["lanczos", "lcmsr"])
+def test_the_window_stays_alive(host: Any, panel: Any, method: str) -> None:
     # The application makes the views of a layout once, which is no part of the job.
     chosen(host, panel)
     host.click(panel.ui.drawRegionButton)
     host.click(panel.ui.restoreButton)
     panel.ui.regionSelector.setCurrentNode(None)
     chosen(host, panel, 512)
+    choose(panel.ui.methodComboBox, method)
+    panel.ui.uncertaintyCheckBox.checked = True
     host.reset_stalls()
     begin(host, panel, "Reading")
     finish(host, panel)
@@ -141,21 +156,122 @@ def test_methods_and_scales_are_those_of_the_backend(host: Any, panel: Any) -> N
     """One that lands there is on offer here, and what is not on offer cannot be asked for."""
     chosen(host, panel)
     ui, line = panel.ui, panel._backend._ui
-    assert [ui.methodComboBox.itemData(index) for index in range(ui.methodComboBox.count)] == ["bicubic", "lanczos"]
+    # It is asked when the panel opens, and until then all that there is is listed.
+    assert listed(ui.methodComboBox) == ["bicubic", "lanczos", "regression", "lcmsr", "deltadiff"]
+    host.wait_until(lambda: line.backendStateLabel.text.startswith("Ready"), 60.0)
+    assert listed(ui.methodComboBox) == ["bicubic", "lanczos", "regression", "lcmsr", "deltadiff"]
+    assert [ui.methodComboBox.itemText(index) for index in range(ui.methodComboBox.count)] == [
+        "Bicubic",
+        "Lanczos",
+        "Regression network",
+        "LCMSR (one step)",
+        "DeltaDiff (four steps)",
+    ]
+    panel._parameterNode.method = "lcmsr"
     offered = {**CAPABILITIES, "super_resolution": {"methods": ["learned", "lanczos"], "scales": [2, 3]}}
     with site(capable(offered)) as server:
         line.backendWhereComboBox.currentIndex = 1
         line.backendUrlLineEdit.text = server.url
         line.backendUrlLineEdit.editingFinished.emit()
-        panel._parameterNode.method = "bicubic"
         host.click(line.backendTestButton)
         host.wait_until(lambda: ui.methodComboBox.itemData(0) == "learned")
-    assert [ui.scaleComboBox.itemData(index) for index in range(ui.scaleComboBox.count)] == [2, 3]
+    assert listed(ui.scaleComboBox) == [2, 3]
     assert not ui.applyButton.enabled
     assert ui.applyButton.toolTip == "Choose a method and a scale that the backend offers."
     ui.methodComboBox.currentIndex = 0
     assert panel._parameterNode.method == "learned"
     assert ui.applyButton.enabled
+
+
+def test_what_only_lcmsr_has(host: Any, panel: Any) -> None:
+    """Is off for the other methods, and says why; the choices stay."""
+    chosen(host, panel)
+    ui = panel.ui
+    of_lcmsr = (ui.seedSpinBox, ui.deterministicCheckBox, ui.uncertaintyCheckBox)
+    choose(ui.methodComboBox, "lcmsr")
+    assert all(widget.enabled for widget in of_lcmsr)
+    tips = [widget.toolTip for widget in of_lcmsr]
+    ui.uncertaintyCheckBox.checked = True
+    ui.seedSpinBox.value = 7
+    for method in ("bicubic", "lanczos", "regression", "deltadiff"):
+        choose(ui.methodComboBox, method)
+        assert not any(widget.enabled for widget in of_lcmsr)
+        for widget in of_lcmsr:
+            assert widget.toolTip == "Only LCMSR is sampled; the other methods have one result."
+        assert ui.consistentCheckBox.enabled
+        assert ui.applyButton.enabled
+    choose(ui.methodComboBox, "lcmsr")
+    assert [widget.toolTip for widget in of_lcmsr] == tips
+    assert (ui.seedSpinBox.value, ui.uncertaintyCheckBox.checked) == (7, True)
+    ui.deterministicCheckBox.checked = True
+    assert not ui.seedSpinBox.enabled
+    assert ui.seedSpinBox.toolTip == "Without noise there is no seed."
+    assert ui.uncertaintyCheckBox.enabled
+    ui.deterministicCheckBox.checked = False
+    assert ui.seedSpinBox.enabled
+
+
+def test_a_sampled_result_and_its_uncertainty(host: Any, panel: Any) -> None:
+    import slicer
+
+    chosen(host, panel)
+    ui = panel.ui
+    choose(ui.methodComboBox, "lcmsr")
+    ui.seedSpinBox.value = 7
+    ui.consistentCheckBox.checked = True
+    ui.uncertaintyCheckBox.checked = True
+    host.click(ui.applyButton)
+    sentences = finish(host, panel)
+    assert "was sampled with seed 7 from what the network has learned, not measured." in sentences
+    assert "Over 8 seeds, sampled results vary by " in sentences
+    output, parameters = ui.outputSelector.currentNode(), panel._parameterNode
+    assert (output.GetAttribute("SVDRR.Seed"), output.GetAttribute("SVDRR.Code")) == ("7", "sampled")
+    assert output.GetAttribute("SVDRR.Projection") == "iterative back-projection"
+    fidelity, uncertainty = parameters.fidelityMap, parameters.uncertaintyMap
+    assert uncertainty.GetName() == "chest x2 uncertainty (synthetic)"
+    assert uncertainty.GetAttribute("SVDRR.Seed") == "7"
+    assert slicer.util.arrayFromVolume(uncertainty).shape == slicer.util.arrayFromVolume(output).shape
+    assert composite("SVDRRResult").GetForegroundVolumeID() == uncertainty.GetID()
+    picture(host, MODULE, f"{MODULE}-uncertainty-done")
+    from svdrr.mrml.panels.synthetic_label import label_of
+
+    assert "uncertainty of lcmsr x2" in label_of("SVDRRResult")
+    # Which map is shown is up to the boxes.
+    for checked, shown in ((False, fidelity.GetID()), (True, uncertainty.GetID())):
+        ui.uncertaintyCheckBox.checked = checked
+        host.click(ui.compareButton)
+        assert composite("SVDRRResult").GetForegroundVolumeID() == shown
+    ui.uncertaintyCheckBox.checked = ui.fidelityCheckBox.checked = False
+    host.click(ui.compareButton)
+    assert composite("SVDRRResult").GetForegroundVolumeID() is None
+
+    # The same nodes are written again, and no map is left that is not of this result.
+    ui.uncertaintyCheckBox.checked = True
+    before = node_ids()
+    ui.deterministicCheckBox.checked = True
+    host.click(ui.applyButton)
+    assert "was computed from what the network has learned, not measured. Over 8 seeds" in finish(host, panel)
+    assert output.GetAttribute("SVDRR.Code") == "deterministic"
+    assert parameters.uncertaintyMap is uncertainty
+    assert node_ids() == before
+    choose(ui.methodComboBox, "regression")
+    host.click(ui.applyButton)
+    sentences = finish(host, panel)
+    assert sentences.endswith("was computed from what the network has learned, not measured.")
+    assert parameters.uncertaintyMap is None
+    assert composite("SVDRRResult").GetForegroundVolumeID() is None
+
+
+def test_cancel_while_the_uncertainty_is_measured(host: Any, panel: Any) -> None:
+    chosen(host, panel, 1500)
+    choose(panel.ui.methodComboBox, "lcmsr")
+    panel.ui.uncertaintyCheckBox.checked = True
+    before = node_ids()
+    begin(host, panel, "Measuring the uncertainty")
+    host.click(panel.ui.applyButton)
+    assert finish(host, panel) == "Canceled."
+    host.process_events(0.3)
+    assert node_ids() == before
 
 
 @pytest.mark.parametrize("stage", ["Reading the radiograph", "Sending", "Waiting", "Enlarging", "Comparing"])
@@ -317,6 +433,10 @@ def test_choices_survive_saving_and_loading(host: Any, panel: Any, tmp_path: Pat
     panel.ui.methodComboBox.currentIndex = 0
     panel.ui.scaleComboBox.currentIndex = 1
     panel.ui.fidelityCheckBox.checked = False
+    panel.ui.consistentCheckBox.checked = True
+    panel.ui.seedSpinBox.value = 12
+    panel.ui.deterministicCheckBox.checked = True
+    panel.ui.uncertaintyCheckBox.checked = True
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
     host.close_scene()
     assert panel.ui.methodComboBox.currentIndex == 1
@@ -325,6 +445,10 @@ def test_choices_survive_saving_and_loading(host: Any, panel: Any, tmp_path: Pat
     assert panel._parameterNode.method == "bicubic"
     assert (panel.ui.methodComboBox.currentIndex, panel.ui.scaleComboBox.currentIndex) == (0, 1)
     assert not panel.ui.fidelityCheckBox.checked
+    assert panel.ui.consistentCheckBox.checked
+    assert panel.ui.seedSpinBox.value == 12
+    assert panel.ui.deterministicCheckBox.checked
+    assert panel.ui.uncertaintyCheckBox.checked
     assert panel.ui.inputSelector.currentNode().GetName() == "chest"
     assert panel.ui.regionSelector.currentNode().GetName() == "chest region"
 
@@ -351,12 +475,13 @@ def test_the_tutorial_s_console(host: Any, panel: Any) -> None:
     import slicer
 
     slicer.util.loadScene(str(SAMPLE))
-    console: dict[str, Any] = {"getNode": slicer.util.getNode}
+    console: dict[str, Any] = {"getNode": slicer.util.getNode, "slicer": slicer}
     text = (ROOT / "Docs" / f"{MODULE}.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, console)
     assert slicer.util.arrayFromVolume(console["larger"]).shape == (1, 1024, 1024)
     assert slicer.util.arrayFromVolume(console["nodes"].volume).shape == (1, 800, 640)
+    assert console["percent"].shape == (1, 400, 320)
 
 
 def test_the_self_test(host: Any, panel: Any) -> None:
