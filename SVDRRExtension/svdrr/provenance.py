@@ -81,18 +81,28 @@ def enhanced(origin: Provenance | None, made: Provenance) -> Provenance:
 
     origin: that of the image before, None for one that was taken. made: that of the enlargement alone, whose method is
     such as "lanczos x2" and whose source is the hash of the image before. What a computed image says of itself stays;
-    the enlargement joins its settings, also a second one.
+    the enlargement joins its settings, and takes the place there of what an earlier one had said.
     """
     if origin is None:
         return made
     earlier = origin.settings.get("Enhancement")
+    kept = {name: value for name, value in origin.settings.items() if name not in _OF_ENHANCEMENTS}
     history = {"Enhancement": f"{earlier}, {made.method}" if earlier else made.method, "EnhancedFrom": made.source}
     if made.model:
         history |= {"EnhancementModel": made.model, "EnhancementWeightsSHA256": made.weights_sha256}
     if made.seed is not None:
         history["EnhancementSeed"] = str(made.seed)
-    return replace(origin, settings={**origin.settings, **history, **made.settings})
+    return replace(origin, settings={**kept, **history, **made.settings})
 
+
+_OF_ENHANCEMENTS = (
+    "EnhancementModel",
+    "EnhancementWeightsSHA256",
+    "EnhancementSeed",
+    "Code",
+    "Projection",
+    "DataConsistencyResidual",
+)
 
 _NAMED = (
     "Synthetic",

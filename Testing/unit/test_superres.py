@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
+from scipy.ndimage import gaussian_filter
 
+from svdrr.drr import to_display
 from svdrr.errors import SVDRRError
+from svdrr.evaluation.metrics import psnr_db
 from svdrr.geometry import CArmPose, Detector, View
+from svdrr.images import read_radiograph
+from svdrr.models.registry import super_resolution_folder, weights_sha256
 from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
-from svdrr.superres import METHODS, SCALES, check_method, enhance
-from svdrr.superres.fidelity import data_fidelity
+from svdrr.superres import METHODS, SCALES, available_methods, check_enhancement, check_method, enhance, uncertainty
+from svdrr.superres.degradation import Degradation
+from svdrr.superres.enhance import LEARNED
+from svdrr.superres.interpolation import METHODS as CLASSICAL
+from svdrr.superres.learned import enlarge, load_network
+from svdrr.superres.training.overlays import add_overlays
 
 SPACING = (0.7, 0.31)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -20,7 +33,8 @@ every_scale = pytest.mark.parametrize("scale", SCALES)
 
 
 def test_methods_on_offer() -> None:
-    assert METHODS == ("bicubic", "lanczos")
+    assert METHODS == ("bicubic", "lanczos", "regression", "lcmsr", "deltadiff")
+    assert available_methods() == METHODS
     assert SCALES == (2, 4)
 
 
@@ -40,7 +54,7 @@ def test_a_ramp_keeps_its_place(method: str, scale: int, axis: int) -> None:
     off_pixels = (enlarged[:, inside] - (0.1 + step * positions[inside])) / step
     # Lanczos ripples about a ramp; what counts is that it does not lean to one side.
     assert abs(off_pixels.mean()) < 0.002
-    assert np.abs(off_pixels).max() < {"bicubic": 0.002, "lanczos": 0.03}[method]
+    assert np.abs(off_pixels).max() < {"bicubic": 0.002, "lanczos": 0.03}.get(method, 0.1)
 
 
 @every_method
@@ -118,6 +132,7 @@ def test_provenance_is_kept_and_extended() -> None:
     assert after is not None
     kept = ("method", "source", "model", "weights_sha256", "seed", "time_utc", "software")
     assert {name: getattr(after, name) for name in kept} == {name: getattr(origin, name) for name in kept}
+    assert after.settings.pop("DataConsistencyResidual").endswith("% of the gray range")
     assert after.settings == {"Steps": "20", "Enhancement": "bicubic x4", "EnhancedFrom": before.pixels_sha256()}
 
 
@@ -147,40 +162,143 @@ def test_a_second_enhancement_joins_the_history() -> None:
     assert twice.provenance.model == "tiny"
 
 
-def test_fidelity_is_zero_where_nothing_was_changed() -> None:
-    pixels = np.random.default_rng(2).random((7, 11), dtype=np.float32)
-    for scale in (1, 2, 3):
-        fidelity = data_fidelity(np.kron(pixels, np.ones((scale, scale), np.float32)), pixels)
-        assert fidelity.mean_percent == pytest.approx(0.0, abs=1e-5)
+# Learned methods, with the bundled weights
 
 
-def test_fidelity_finds_what_was_added() -> None:
-    """The mean of each block counts, in percent of the gray range, at the place where it differs."""
-    pixels = np.full((4, 6), 0.5, np.float32)
-    enlarged = np.kron(pixels, np.ones((2, 2), np.float32))
-    enlarged[3, 4] += 0.4
-    # A detail whose mean is zero is what super-resolution may add.
-    enlarged[6, 0] += 0.2
-    enlarged[6, 1] -= 0.2
-    fidelity = data_fidelity(enlarged, pixels)
-    expected = np.zeros((4, 6))
-    expected[1, 2] = 10.0
-    np.testing.assert_allclose(fidelity.difference_percent, expected, atol=1e-5)
-    assert fidelity.difference_percent.dtype == np.float32
-    assert fidelity.mean_percent == pytest.approx(10.0 / 24, abs=1e-5)
-    assert fidelity.max_percent == pytest.approx(10.0, abs=1e-5)
+@every_scale
+def test_lcmsr_is_sampled_by_its_seed_and_has_a_deterministic_path(scale: int) -> None:
+    source = radiograph_of_a_phantom()
+    first, again, other, deterministic = (enhance(source, "lcmsr", scale, seed) for seed in (1, 1, 2, None))
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+    assert (first.pixels != other.pixels).mean() > 0.5
+    assert (first.pixels != deterministic.pixels).mean() > 0.5
+    for result, seed, code in ((first, 1, "sampled"), (deterministic, None, "deterministic")):
+        assert result.provenance is not None
+        assert result.provenance.seed == seed
+        assert result.provenance.settings["Code"] == code
 
 
-@every_method
-def test_fidelity_is_the_same_in_any_orientation(method: str) -> None:
-    pixels = np.random.default_rng(4).random((9, 13), dtype=np.float32)
-    map_percent = data_fidelity(enhance(Radiograph(pixels), method).pixels, pixels).difference_percent
-    turned = np.ascontiguousarray(pixels[::-1].T)
-    again = data_fidelity(enhance(Radiograph(turned), method).pixels, turned).difference_percent
-    np.testing.assert_allclose(again, map_percent[::-1].T, atol=1e-4)
+@pytest.mark.parametrize("method", LEARNED)
+@every_scale
+def test_learned_methods_are_nearer_to_the_truth_than_interpolation(method: str, scale: int) -> None:
+    """On a phantom that no training has seen, with letters and vessels over it."""
+    truth = truth_of_a_phantom()
+    source = Radiograph(Degradation(scale).expose(truth, np.random.default_rng(1)))
+    learned, bicubic = (
+        psnr_db(enhance(source, name, scale).pixels[None], truth[None])[0] for name in (method, "bicubic")
+    )
+    assert learned > bicubic + 0.3
 
 
-@pytest.mark.parametrize("shape", [(8, 13), (8, 9), (2, 3), (0, 0), (12, 12)])
-def test_fidelity_needs_an_enlargement(shape: tuple[int, int]) -> None:
-    with pytest.raises(SVDRRError, match="is no enlargement of one of 4 x 6 by a whole number"):
-        data_fidelity(np.zeros(shape, np.float32), np.zeros((4, 6), np.float32))
+@pytest.mark.parametrize("method", LEARNED)
+@every_scale
+def test_the_provenance_of_a_learned_method_names_its_weights(method: str, scale: int) -> None:
+    real = enhance(Radiograph(np.eye(16, dtype=np.float32)), method, scale).provenance
+    assert real is not None
+    assert real.method == f"{method} x{scale}"
+    assert real.model == f"super-resolution/{method}/x{scale}"
+    folder = super_resolution_folder(method, scale)
+    assert folder is not None
+    assert real.weights_sha256 == weights_sha256(folder)
+
+    origin = Provenance("VCDiT", "radiograph", "tiny", "ab" * 32, seed=4)
+    computed = enhance(Radiograph(np.eye(16, dtype=np.float32), provenance=origin), method, scale).provenance
+    assert computed is not None
+    assert (computed.model, computed.weights_sha256, computed.seed) == ("tiny", "ab" * 32, 4)
+    assert computed.settings["EnhancementModel"] == real.model
+    assert computed.settings["EnhancementWeightsSHA256"] == real.weights_sha256
+    assert computed.settings.get("EnhancementSeed") == ("0" if method == "lcmsr" else None)
+
+
+def test_a_later_enhancement_says_nothing_of_the_weights_of_an_earlier_one() -> None:
+    origin = Radiograph(
+        np.eye(16, dtype=np.float32), provenance=Provenance("DRR (siddon)", "CT", settings={"kVp": "80"})
+    )
+    twice = enhance(enhance(origin, "lcmsr", 2, consistent=True), "lanczos", 2).provenance
+    assert twice is not None
+    assert set(twice.settings) == {"kVp", "Enhancement", "EnhancedFrom", "DataConsistencyResidual"}
+    assert twice.settings["Enhancement"] == "lcmsr x2, lanczos x2"
+
+
+@every_scale
+def test_uncertainty_is_the_spread_of_results(scale: int) -> None:
+    source = radiograph_of_a_phantom()
+    results = np.stack([enhance(source, "lcmsr", scale, seed).pixels for seed in (5, 6, 7)])
+    said: list[tuple[int, int]] = []
+    found = uncertainty(source, scale, 3, 5, on_step=lambda *step: said.append(step))
+    np.testing.assert_allclose(found.pixels, results.std(axis=0, ddof=1), atol=1e-6)
+    assert found.pixels.max() > 0.0
+    assert found.provenance is not None
+    assert found.provenance.method == f"uncertainty of lcmsr x{scale}"
+    assert found.provenance.settings["Quantity"].startswith("standard deviation over 3 seeds")
+    assert said[0] == (0, 3)
+    assert said[-1] == (3, 3)
+
+
+def test_uncertainty_lies_where_the_enlarged_image_lies() -> None:
+    source = replace(radiograph_of_a_phantom(), pixel_spacing_mm=SPACING, provenance=Provenance("DRR (siddon)", "CT"))
+    found, enlarged = uncertainty(source, 2, 2), enhance(source, "lcmsr", 2)
+    assert found.pixels.shape == enlarged.pixels.shape
+    assert found.pixel_spacing_mm == enlarged.pixel_spacing_mm
+    # A map of standard deviations is no DRR.
+    assert found.provenance is not None
+    assert found.provenance.method.startswith("uncertainty")
+
+
+@pytest.mark.parametrize("method", LEARNED)
+@every_scale
+def test_bundled_networks_leave_no_seams(method: str, scale: int) -> None:
+    """On the real radiograph, reduced: less than a gray level of 4,096 from the image in one piece."""
+    pixels = reduced_cr_radiograph()
+    folder = super_resolution_folder(method, scale)
+    assert folder is not None
+    network = load_network(method, folder, "cpu")
+    whole = enlarge(pixels, network, core=512)
+    tiled = enlarge(pixels, network, core=64)
+    assert 4096.0 * np.abs(tiled - whole).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "seed", "seeds", "said"),
+    [
+        ("lcmsr", -1, 0, "The seed must not be negative, not -1"),
+        ("lcmsr", 0, 1, "An uncertainty map takes 2 to 64 seeds, not 1"),
+        ("lcmsr", 0, 65, "An uncertainty map takes 2 to 64 seeds, not 65"),
+        ("lanczos", 0, 8, "Only lcmsr has an uncertainty map; 'lanczos' gives the same result with every seed"),
+    ],
+)
+def test_what_cannot_be_asked_for(method: str, seed: int, seeds: int, said: str) -> None:
+    with pytest.raises(SVDRRError, match=said):
+        check_enhancement(method, 2, seed, seeds)
+
+
+def test_weights_that_are_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "super-resolution" / "regression" / "x2"
+    folder.mkdir(parents=True)
+    bundled = super_resolution_folder("regression", 2)
+    assert bundled is not None
+    (folder / "config.json").write_bytes((bundled / "config.json").read_bytes())
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    monkeypatch.setenv("SVDRR_MODELS", str(tmp_path))
+    source = Radiograph(np.eye(16, dtype=np.float32))
+    with pytest.raises(SVDRRError, match=r"The super-resolution model .regression. cannot be loaded"):
+        enhance(source, "regression", 2)
+    monkeypatch.setattr("svdrr.models.registry._BUNDLED", ())
+    with pytest.raises(SVDRRError, match="The weights of 'regression' for scale 4 were not found; set SVDRR_MODELS"):
+        enhance(source, "regression", 4)
+    assert available_methods() == CLASSICAL
+
+
+def truth_of_a_phantom() -> np.ndarray:
+    line_integrals = np.full((192, 256), 3.0, np.float32)
+    line_integrals += gaussian_filter(np.random.default_rng(6).standard_normal(line_integrals.shape), 12.0) * 20.0
+    return to_display(add_overlays(np.maximum(line_integrals, 0.0), np.random.default_rng(7)))
+
+
+def radiograph_of_a_phantom() -> Radiograph:
+    return Radiograph(Degradation(4).expose(truth_of_a_phantom(), np.random.default_rng(1)))
+
+
+def reduced_cr_radiograph() -> np.ndarray:
+    pixels = read_radiograph(Path(str(get_testdata_file("RG1_UNCI.dcm")))).pixels[:1640, :1640]
+    return Degradation(8, air_photons=None, gray_scale="logarithmic").expose(pixels, np.random.default_rng(0))

@@ -163,7 +163,8 @@ def synthetic_suffix(provenance: Provenance | None) -> str:
     """What a node's name says about how its image was made; nothing for an image that was taken."""
     if provenance is None:
         return ""
-    return _DRR_SUFFIX if provenance.method.startswith("DRR") and not provenance.model else _SYNTHETIC_SUFFIX
+    learned = provenance.model or "EnhancementModel" in provenance.settings
+    return _DRR_SUFFIX if provenance.method.startswith("DRR") and not learned else _SYNTHETIC_SUFFIX
 
 
 def is_computed(node: slicer.vtkMRMLVolumeNode) -> bool:

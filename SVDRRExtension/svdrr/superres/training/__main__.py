@@ -34,8 +34,8 @@ RESIDUAL_SCALE = {4: 0.005, 2: 0.002}
 SCHEDULES = {
     "regression": Schedule(steps=6000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
     "autoencoder": Schedule(steps=3000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
-    "consistency": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.95),
-    "deltadiff": Schedule(steps=7000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
+    "consistency": Schedule(steps=4000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.95),
+    "deltadiff": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
 }
 FINE_TUNING = 0.5
 """Part of the steps that x2 takes, since it begins from x4."""

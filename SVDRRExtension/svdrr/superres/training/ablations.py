@@ -27,7 +27,7 @@ from svdrr.superres.training.lcmsr import train_consistency
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 
 SCALE = 4
-STEPS = {"consistency": 1500, "deltadiff": 1500}
+STEPS = {"consistency": 1000, "deltadiff": 1000}
 LCMSR_VARIANTS: dict[str, dict[str, Any]] = {
     "LCMSR": {},
     "LCMSR without KD loss": {"distillation": False},

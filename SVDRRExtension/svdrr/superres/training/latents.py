@@ -26,7 +26,7 @@ from svdrr.superres.training.images import build_images, load_images
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 from svdrr.synthesis.training.loop import train
 
-STEPS = 800
+STEPS = 600
 SCALE = 4
 _LEVELS = 3
 _PARTS = {

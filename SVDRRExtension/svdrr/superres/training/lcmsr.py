@@ -18,10 +18,11 @@ from svdrr.synthesis.configuration import Schedule
 from svdrr.synthesis.training.loop import share, train
 
 KL_WEIGHT = 0.03
-"""Reached in the middle of the training: codes that carry what the radiograph tells anyway would be paid for in nats.
+"""Reached in the middle of the training: from the beginning, it drives the encoder to say nothing at all."""
+WITHOUT_CODE = 0.5
+"""Part of the samples that the decoder gets without their code, as zeros.
 
-With a tenth of it the decoder leaves all to the code, and fails with any but the true one; from the beginning, it
-drives the encoder to say nothing at all.
+Else it leaves all to the code, which tells it everything, and with any but the true one is no better than bicubic.
 """
 SEGMENTS = (5, 10, 25, 50)
 """Into how many the 1,000 timesteps are divided, in four equal parts of the training; 50 of k = 20 at the end.
@@ -54,7 +55,8 @@ def train_autoencoder(
         pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
         posterior = network.posterior(pairs.truth, pairs.interpolated)
         noise = torch.from_numpy(generator.standard_normal(posterior.mean.shape, np.float32)).to(posterior.mean.device)
-        code = (posterior.mean + posterior.std * noise) / network.code_std[:, None, None]
+        told = torch.from_numpy(generator.random(chosen) >= WITHOUT_CODE).to(noise.device)[:, None, None, None]
+        code = told * (posterior.mean + posterior.std * noise) / network.code_std[:, None, None]
         decoded = network.decode(pairs.reduced, pairs.interpolated, code)
         difference = functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
         weight = KL_WEIGHT * min(1.0, 2.0 * step / schedule.steps)
