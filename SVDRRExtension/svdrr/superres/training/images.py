@@ -60,22 +60,27 @@ def _scanned(ct: CTVolume, generator: np.random.Generator) -> CTVolume:
 
 
 def _write(seed: int, directory: Path) -> None:
-    path = directory / f"{seed:07d}.safetensors"
-    if not path.exists():
-        with whole_file(path) as temporary:
-            save_file({"radiographs": training_image_set(seed)}, temporary)
+    with whole_file(_file(directory, seed)) as temporary:
+        save_file({"radiographs": training_image_set(seed)}, temporary)
+
+
+def _file(directory: Path, seed: int) -> Path:
+    return directory / f"{seed:07d}.safetensors"
 
 
 def build_images(directory: Path, seeds: list[int], processes: int = 2) -> None:
     """Writes the images of each phantom to a file; phantoms that are there already are kept."""
+    missing = [seed for seed in seeds if not _file(directory, seed).exists()]
+    if not missing:
+        return
     directory.mkdir(parents=True, exist_ok=True)
     # Spawned: a process forked after torch has started its threads hangs in numba's.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for done, _ in enumerate(pool.map(partial(_write, directory=directory), seeds), 1):
+        for done, _ in enumerate(pool.map(partial(_write, directory=directory), missing), 1):
             if done % 10 == 0:
-                print(f"phantoms: {done} of {len(seeds)}", flush=True)
+                print(f"phantoms: {done} of {len(missing)}", flush=True)
 
 
 def load_images(directory: Path, seeds: list[int]) -> NDArray[np.uint16]:
     """The images of `build_images`, (phantoms · VIEWS, PIXELS, PIXELS), in the order of the seeds."""
-    return np.concatenate([load_file(directory / f"{seed:07d}.safetensors")["radiographs"] for seed in seeds])
+    return np.concatenate([load_file(_file(directory, seed))["radiographs"] for seed in seeds])
