@@ -304,7 +304,9 @@ def enhance(
                 enlarged = enhance_radiograph(radiograph, method, scale, sampled, consistent, on_step=advance)
                 results = [enlarged]
                 if map_seeds:
-                    results.append(uncertainty(radiograph, scale, map_seeds, sampled or 0, on_step=advance))
+                    results.append(
+                        uncertainty(radiograph, scale, map_seeds, sampled or 0, consistent=consistent, on_step=advance)
+                    )
         else:
             from svdrr.backend.request import enhancement_request
 

@@ -224,7 +224,7 @@ BAD = [
     ("8bit.png out.png --method lcmsr --uncertainty-map map.nrrd --seeds 1", "takes 2 to 64 seeds, not 1"),
     ("8bit.png out.png --method lcmsr --uncertainty-map map.nrrd --seeds 0", "takes 2 to 64 seeds, not 0"),
     ("8bit.png out.png --method lcmsr --uncertainty-map map.nrrd --seeds 65", "takes 2 to 64 seeds, not 65"),
-    ("8bit.png out.png --method lcmsr --seed -1", "The seed must not be negative, not -1"),
+    ("8bit.png out.png --method lcmsr --seed -1", "A seed lies in 0 to 2^63 - 1, and -1 does not"),
     ("8bit.png out.png --method LCMSR", "Unknown super-resolution method 'LCMSR'; choose one of: bicubic, lanczos"),
     ("8bit.png out.png --method lcmsr --scale 8", "The scale must be 2 or 4, not 8"),
     ("8bit.png out.png --fidelity-map nowhere/map.nrrd", "the folder nowhere does not exist"),

@@ -106,7 +106,10 @@ def test_the_projection_keeps_finer_detail_and_what_is_consistent() -> None:
 def test_the_projection_stays_in_range_and_ends_where_it_cannot_agree() -> None:
     """A source of black and white squares has edges that no detector with such a blur could have measured."""
     source = np.kron(np.indices((4, 5)).sum(0) % 2, np.ones((5, 5))).astype(np.float32)
-    projected = consistent_with(interpolate(source, 2, "lanczos"), source)
+    rounds: list[tuple[int, int]] = []
+    projected = consistent_with(interpolate(source, 2, "lanczos"), source, lambda *round: rounds.append(round))
+    assert rounds == [(number, 30) for number in range(len(rounds))]
+    assert 1 <= len(rounds) < 30
     assert projected.min() >= 0.0
     assert projected.max() <= 1.0
     assert np.isfinite(projected).all()

@@ -25,6 +25,7 @@ from svdrr.superres.degradation import Degradation
 from svdrr.superres.enhance import LEARNED
 from svdrr.superres.interpolation import METHODS as CLASSICAL
 from svdrr.superres.learned import enlarge, load_network
+from svdrr.superres.networks import RegressionNetwork
 from svdrr.superres.training.overlays import add_overlays
 
 SPACING = (0.7, 0.31)
@@ -235,6 +236,14 @@ def test_uncertainty_is_the_spread_of_results(scale: int) -> None:
     assert said[-1] == (3, 3)
 
 
+def test_uncertainty_of_consistent_results_is_theirs() -> None:
+    source = radiograph_of_a_phantom()
+    results = np.stack([enhance(source, "lcmsr", 2, seed, consistent=True).pixels for seed in (0, 1)])
+    np.testing.assert_allclose(
+        uncertainty(source, 2, 2, consistent=True).pixels, results.std(axis=0, ddof=1), atol=1e-6
+    )
+
+
 def test_uncertainty_lies_where_the_enlarged_image_lies() -> None:
     source = replace(radiograph_of_a_phantom(), pixel_spacing_mm=SPACING, provenance=Provenance("DRR (siddon)", "CT"))
     found, enlarged = uncertainty(source, 2, 2), enhance(source, "lcmsr", 2)
@@ -261,7 +270,7 @@ def test_bundled_networks_leave_no_seams(method: str, scale: int) -> None:
 @pytest.mark.parametrize(
     ("method", "seed", "seeds", "said"),
     [
-        ("lcmsr", -1, 0, "The seed must not be negative, not -1"),
+        ("lcmsr", -1, 0, "A seed lies in 0 to 2\\^63 - 1, and -1 does not"),
         ("lcmsr", 0, 1, "An uncertainty map takes 2 to 64 seeds, not 1"),
         ("lcmsr", 0, 65, "An uncertainty map takes 2 to 64 seeds, not 65"),
         ("lanczos", 0, 8, "Only lcmsr has an uncertainty map; 'lanczos' gives the same result with every seed"),
@@ -287,6 +296,34 @@ def test_weights_that_are_missing_or_damaged(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SVDRRError, match="The weights of 'regression' for scale 4 were not found; set SVDRR_MODELS"):
         enhance(source, "regression", 4)
     assert available_methods() == CLASSICAL
+
+
+def test_without_its_packages_no_learned_method_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "svdrr.superres.enhance.find_spec", lambda package: None if package == "diffusers" else object()
+    )
+    assert available_methods() == CLASSICAL
+
+
+def test_weights_that_are_replaced_are_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash in the provenance is that of the network that was used."""
+    monkeypatch.setenv("SVDRR_MODELS", str(tmp_path))
+    source = radiograph_of_a_phantom()
+    results = []
+    for channels in (8, 12):
+        RegressionNetwork(2, 0.05, channels, 1).save_pretrained(tmp_path / "super-resolution" / "regression" / "x2")
+        results.append(enhance(source, "regression", 2))
+    assert (results[0].pixels != results[1].pixels).any()
+    assert len({result.provenance.weights_sha256 for result in results if result.provenance}) == 2
+
+
+def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(RegressionNetwork, "forward", fail)
+    with pytest.raises(SVDRRError, match="There is not enough memory on the device 'cpu' for super-resolution"):
+        enhance(radiograph_of_a_phantom(), "regression", 2)
 
 
 def truth_of_a_phantom() -> np.ndarray:

@@ -111,6 +111,7 @@ class Workbench:
                 job.uncertainty_seeds,
                 job.seed or 0,
                 self._device,
+                job.consistent,
                 lambda step, steps: report("Measuring the uncertainty", step, steps),
             )
 

@@ -19,6 +19,7 @@ from svdrr.geometry.viewsets import view_from_json, view_to_json
 from svdrr.mrml.nodes import check_output, fill, ijk_to_world, image_of, output_node, require_finite, voxels
 from svdrr.provenance import PREFIX, Provenance
 from svdrr.radiograph import Radiograph
+from svdrr.superres.enhance import LEARNED
 
 VOLUME = "vtkMRMLScalarVolumeNode"
 
@@ -163,7 +164,8 @@ def synthetic_suffix(provenance: Provenance | None) -> str:
     """What a node's name says about how its image was made; nothing for an image that was taken."""
     if provenance is None:
         return ""
-    learned = provenance.model or "EnhancementModel" in provenance.settings
+    steps = provenance.settings.get("Enhancement", "")
+    learned = provenance.model or any(method in steps for method in LEARNED)
     return _DRR_SUFFIX if provenance.method.startswith("DRR") and not learned else _SYNTHETIC_SUFFIX
 
 

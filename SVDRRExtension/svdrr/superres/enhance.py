@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,16 @@ LEARNED = ("regression", "lcmsr", "deltadiff")
 METHODS = (*interpolation.METHODS, *LEARNED)
 SCALES = (2, 4)
 UNCERTAINTY_SEEDS = 8
-MAX_SEEDS = 64
+MAX_SEED, MAX_SEEDS = 2**63 - 1, 64
 
 OnStep = Callable[[int, int], None]
 """Called with the finished and the total number of steps; an exception from it ends the work."""
 
 
 def available_methods() -> tuple[str, ...]:
-    """Those of `METHODS` whose weights are there for every scale."""
+    """Those of `METHODS` whose weights are there for every scale, and the packages that they are loaded with."""
+    if not all(find_spec(package) for package in ("torch", "diffusers")):
+        return interpolation.METHODS
     return tuple(
         method
         for method in METHODS
@@ -49,8 +52,8 @@ def check_method(method: str, scale: int) -> None:
 def check_enhancement(method: str, scale: int, seed: int | None, uncertainty_seeds: int = 0) -> None:
     """SVDRRError for what `enhance`, and `uncertainty` unless there are 0 seeds of it, would refuse."""
     check_method(method, scale)
-    if seed is not None and seed < 0:
-        raise SVDRRError(f"The seed must not be negative, not {seed}.")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise SVDRRError(f"A seed lies in 0 to 2^63 - 1, and {seed} does not.")
     if uncertainty_seeds and method != "lcmsr":
         raise SVDRRError(f"Only lcmsr has an uncertainty map; '{method}' gives the same result with every seed.")
     if uncertainty_seeds and not 2 <= uncertainty_seeds <= MAX_SEEDS:
@@ -85,7 +88,7 @@ def enhance(
     else:
         pixels = interpolation.interpolate(radiograph.pixels, scale, method)
     if consistent:
-        pixels = consistent_with(pixels, radiograph.pixels)
+        pixels = consistent_with(pixels, radiograph.pixels, on_step)
         made = replace(made, settings={**made.settings, "Projection": "iterative back-projection"})
     fidelity = data_fidelity(pixels, radiograph.pixels)
     residual = f"mean {fidelity.mean_percent:.3f} %, largest {fidelity.max_percent:.2f} % of the gray range"
@@ -99,11 +102,13 @@ def uncertainty(
     seeds: int = UNCERTAINTY_SEEDS,
     first_seed: int = 0,
     device: str = "auto",
+    consistent: bool = False,
     on_step: OnStep | None = None,
 ) -> Radiograph:
     """How much LCMSR's result depends on its noise: the standard deviation of each pixel over `seeds` seeds.
 
-    On the pixels of the enlarged image, in parts of its gray range. It says where the model invents, not whether it is
+    On the pixels of the enlarged image, in parts of its gray range; of `consistent` results where these are wanted. It
+    says where the model invents, not whether it is
     right where it does not. SVDRRError as in `enhance`, and unless there are 2 to `MAX_SEEDS` seeds.
     """
     check_enhancement("lcmsr", scale, first_seed, seeds)
@@ -112,6 +117,8 @@ def uncertainty(
     for number in range(seeds):
         of_seed = None if on_step is None else _part_of(on_step, number, seeds)
         pixels = _learned(radiograph.pixels, "lcmsr", folder, first_seed + number, device, of_seed)
+        if consistent:
+            pixels = consistent_with(pixels, radiograph.pixels)
         # Welford's: the squares of small differences would be lost in those of the values.
         difference = pixels - mean
         mean = mean + difference / np.float32(number + 1)

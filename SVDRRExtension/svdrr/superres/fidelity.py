@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from svdrr.superres.degradation import Degradation
 from svdrr.superres.interpolation import interpolate
 
 _ROUNDS = 30
+_WORTH_A_ROUND = 0.95
+"""Where a round leaves more than this part of the largest difference, the two cannot be made to agree."""
 _CONSISTENT = 1.0 / 8192.0
 """Half a gray level of 4,096: a result that is nearer to its source is left as it is."""
 
@@ -54,17 +57,26 @@ def data_fidelity(enlarged: NDArray[np.float32], source: NDArray[np.float32]) ->
     return Fidelity((100.0 * np.abs(_missing(enlarged, source))).astype(np.float32))
 
 
-def consistent_with(enlarged: NDArray[np.float32], source: NDArray[np.float32]) -> NDArray[np.float32]:
+def consistent_with(
+    enlarged: NDArray[np.float32],
+    source: NDArray[np.float32],
+    on_round: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
     """The enlarged image with what it lacks of the source, and without what it contradicts, at the source's resolution.
 
     Iterative back-projection (Irani and Peleg, 1991): what the source has more than the image, reduced again, is
-    interpolated and added, until they agree to half a gray level of 4,096 or after `_ROUNDS` rounds. Detail that is
-    finer than the source's pixels stays. Arguments as in `data_fidelity`; the result is in [0, 1].
+    interpolated and added, until they agree to half a gray level of 4,096, or come no nearer. Detail that is finer than
+    the source's pixels stays. Arguments as in `data_fidelity`; the result is in [0, 1]. on_round: called before each
+    round with its number and the most that there are; an exception from it ends the work.
     """
-    missing = _missing(enlarged, source)
-    for _ in range(_ROUNDS):
-        if np.abs(missing).max() < _CONSISTENT:
+    missing, before = _missing(enlarged, source), np.inf
+    for number in range(_ROUNDS):
+        largest = float(np.abs(missing).max())
+        if largest < _CONSISTENT or largest > _WORTH_A_ROUND * before:
             break
+        if on_round is not None:
+            on_round(number, _ROUNDS)
+        before = largest
         enlarged = np.clip(enlarged + interpolate(missing, len(enlarged) // len(source), "bicubic", signed=True), 0, 1)
         missing = _missing(enlarged, source)
     return enlarged

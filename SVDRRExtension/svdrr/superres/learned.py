@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from svdrr.devices import choose_device
 from svdrr.errors import SVDRRError
+from svdrr.models.registry import weights_sha256
 from svdrr.superres.interpolation import interpolate
 from svdrr.superres.networks import CODE_CHANNELS, CODE_PIXELS, LCMSR, DeltaDiff, RegressionNetwork
 from svdrr.superres.tiling import enlarge_in_tiles, padded_shape
@@ -71,18 +72,31 @@ def enlarge(
             height, width = (length * scale // CODE_PIXELS for length in tile.shape)
             inputs.append(_tensor(noise[:, row : row + height, column : column + width], network))
         extra = {"on_step": on_step_of_tile} if isinstance(network, DeltaDiff) else {}
-        result = network(*inputs, **extra)
+        try:
+            result = network(*inputs, **extra)
+        except RuntimeError as error:  # of which torch has one subclass for GPUs and none for main memory
+            if "memory" not in str(error):
+                raise
+            raise SVDRRError(
+                f"There is not enough memory on the device '{network.device}' for super-resolution; "
+                "close other programs that use it, or choose cpu."
+            ) from error
         return np.clip(result[0, 0].cpu().numpy(), 0.0, 1.0)
 
     return enlarge_in_tiles(enlarged, pixels, scale, core, margin, on_tile)
 
 
-@lru_cache(maxsize=2)
 def load_network(method: str, folder: Path, device: str = "auto") -> ModelMixin:
     """The network of a method of `NETWORKS` from its folder, ready on the device, see `choose_device`.
 
-    SVDRRError if a file is missing or damaged, or if there is no such device.
+    Kept for the next call, as long as the weights in the folder stay the same. SVDRRError if a file is missing or
+    damaged, or if there is no such device.
     """
+    return _loaded(method, folder, device, weights_sha256(folder))
+
+
+@lru_cache(maxsize=2)
+def _loaded(method: str, folder: Path, device: str, _: str) -> ModelMixin:
     diffusers_logging.disable_progress_bar()
     chosen = choose_device(device)
     try:
