@@ -68,7 +68,7 @@ ONE_STEP = ("regression", "lcmsr")
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the images of a set. residual_percent: of `data_fidelity`, mean. seconds: median, with its residual."""
+    """Means over the images. residual_percent: of `data_fidelity`, mean. seconds: median, with that of the residual."""
 
     images: str
     scale: int
