@@ -22,7 +22,7 @@ from svdrr.superres.training import lcmsr as lcmsr_training
 from svdrr.superres.training.__main__ import begin_from, save
 from svdrr.superres.training.crops import draw_pairs
 from svdrr.superres.training.deltadiff import train_deltadiff
-from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency
+from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency, train_decoder
 from svdrr.superres.training.overlays import _HOW_OFTEN, Draw, _chord, _deposit, add_overlays
 from svdrr.superres.training.regression import train_regression
 from svdrr.synthesis.configuration import Schedule
@@ -109,6 +109,7 @@ STAGES: dict[str, tuple[Callable[[], ModelMixin], Train]] = {
     "regression": (lambda: RegressionNetwork(2, 0.01, 8, 1), train_regression),
     "autoencoder": (lambda: LCMSR(2, 0.01, 8, 1, (8, 8), 8, 8, 1, 1), train_autoencoder),
     "consistency": (lambda: LCMSR(2, 0.01, 8, 1, (8, 8), 8, 8, 1, 1), train_consistency),
+    "decoder": (lambda: LCMSR(2, 0.01, 8, 1, (8, 8), 8, 8, 1, 1), train_decoder),
     "deltadiff": (lambda: DeltaDiff(2, 0.01, (8, 8)), train_deltadiff),
 }
 every_stage = pytest.mark.parametrize("stage", STAGES)
@@ -152,7 +153,11 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
 def test_each_stage_of_lcmsr_leaves_the_parts_of_the_other(images: NDArray[np.uint16], tmp_path: Path) -> None:
     torch.manual_seed(2)
     before = STAGES["consistency"][0]().state_dict()
-    parts = {"autoencoder": ("encoder.", "decoder.", "code_std"), "consistency": ("conditional.", "unet.")}
+    parts = {
+        "autoencoder": ("encoder.", "decoder.", "code_std"),
+        "consistency": ("conditional.", "unet."),
+        "decoder": ("decoder.",),
+    }
     for stage, its_own in parts.items():
         after = trained(stage, images, tmp_path / stage).state_dict()
         changed = {name for name, value in after.items() if not torch.equal(value, before[name])}

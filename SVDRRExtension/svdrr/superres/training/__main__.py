@@ -21,7 +21,7 @@ from svdrr.files import whole_directory
 from svdrr.superres.networks import LCMSR, DeltaDiff, RegressionNetwork
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.images import build_images, load_images
-from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency
+from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency, train_decoder
 from svdrr.superres.training.regression import train_regression
 from svdrr.synthesis.configuration import Schedule
 from svdrr.synthesis.training.record import keep_record
@@ -35,6 +35,7 @@ SCHEDULES = {
     "regression": Schedule(steps=6000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
     "autoencoder": Schedule(steps=3000, batch_size=4, learning_rate=7e-4, warmup_steps=200, ema_decay=0.995),
     "consistency": Schedule(steps=4000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.95),
+    "decoder": Schedule(steps=1500, batch_size=4, learning_rate=5e-4, warmup_steps=100, ema_decay=0.995),
     "deltadiff": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
 }
 FINE_TUNING = 0.5
@@ -95,8 +96,8 @@ def _regression(images: NDArray[np.uint16], scale: int, directory: Path, seed: i
 def _lcmsr(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
     network = LCMSR(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
     begin_from(network, directory / "lcmsr" / "x4")
-    stages = {name: directory / f"train-{name}-x{scale}" for name in ("autoencoder", "consistency")}
-    for (stage, work), train in zip(stages.items(), (train_autoencoder, train_consistency), strict=True):
+    stages = {name: directory / f"train-{name}-x{scale}" for name in ("autoencoder", "consistency", "decoder")}
+    for (stage, work), train in zip(stages.items(), (train_autoencoder, train_consistency, train_decoder), strict=True):
         train(network, images, schedule_of(stage, scale), SIDE[scale], work, seed, mixed_precision)
     save(network, directory / "lcmsr" / f"x{scale}", stages)
 

@@ -23,11 +23,11 @@ from svdrr.superres.networks import LCMSR, DeltaDiff
 from svdrr.superres.training.__main__ import PHANTOMS, RESIDUAL_SCALE, SCHEDULES, SIDE
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.images import build_images, load_images
-from svdrr.superres.training.lcmsr import train_consistency
+from svdrr.superres.training.lcmsr import train_consistency, train_decoder
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 
 SCALE = 4
-STEPS = {"consistency": 1000, "deltadiff": 1000}
+STEPS = {"consistency": 1000, "decoder": 300, "deltadiff": 1000}
 LCMSR_VARIANTS: dict[str, dict[str, Any]] = {
     "LCMSR": {},
     "LCMSR without KD loss": {"distillation": False},
@@ -71,6 +71,8 @@ def _train_lcmsr(name: str, images: NDArray[np.uint16], directory: Path, work: P
     network.to(memory_format=torch.channels_last)
     schedule = replace(SCHEDULES["consistency"], steps=STEPS["consistency"])
     train_consistency(network, images, schedule, SIDE[SCALE], work, seed, "bf16", **LCMSR_VARIANTS[name])
+    schedule = replace(SCHEDULES["decoder"], steps=STEPS["decoder"])
+    train_decoder(network, images, schedule, SIDE[SCALE], work / "decoder", seed, "bf16")
     return network
 
 

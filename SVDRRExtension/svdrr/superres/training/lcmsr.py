@@ -1,4 +1,4 @@
-"""Training LCMSR in its two stages: the residual autoencoder, then latent consistency [lcmsr, algorithm 1]."""
+"""Training LCMSR: the residual autoencoder, latent consistency [lcmsr, algorithm 1], and the decoder once more."""
 
 from __future__ import annotations
 
@@ -114,6 +114,39 @@ def train_consistency(
         return loss + functional.l1_loss(condition, code) if distillation else loss
 
     train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step, target=target)
+
+
+def train_decoder(
+    network: LCMSR,
+    images: NDArray[np.uint16],
+    schedule: Schedule,
+    side: int,
+    directory: Path,
+    seed: int,
+    mixed_precision: str = "no",
+    on_step: Callable[[int, int], None] | None = None,
+) -> None:
+    """Trains the decoder in place on the codes that it will get: sampled, expected, and, so that it heeds them, true.
+
+    Not in the paper, whose decoder has met true codes only, and takes for certain what a predicted one says.
+    """
+    _train_only(network, (network.decoder,))
+    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng((seed, step))
+        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        with torch.no_grad():
+            code = (network.code(pairs.truth, pairs.interpolated), network.condition(pairs.interpolated))
+            noise = torch.from_numpy(generator.standard_normal(code[0].shape, np.float32)).to(code[0].device)
+            last = torch.full((chosen,), network.scheduler.config.num_train_timesteps - 1, device=noise.device)
+            code = (network.consistent(noise, code[1], last), *code)
+        kinds = torch.from_numpy(generator.permuted(np.arange(chosen) % len(code))).to(noise.device)
+        mixed = torch.stack(code)[kinds, torch.arange(chosen, device=noise.device)]
+        decoded = network.decode(pairs.reduced, pairs.interpolated, mixed)
+        return functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
+
+    train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step)
 
 
 def _train_only(network: LCMSR, parts: tuple[nn.Module, ...]) -> None:
