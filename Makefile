@@ -6,7 +6,7 @@ ENVIRONMENT := .venv/.installed
 PEERS := build/bench-env/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel bench-synthesis bench-superres sample-data views-picture evaluate train-demo train-superres train-baselines clean
+.PHONY: demo test test-slicer lint bench-drr bench-backend bench-panel bench-synthesis bench-superres sample-data views-picture superres-picture evaluate train-demo train-superres train-baselines clean
 
 demo: $(ENVIRONMENT)
 	$(BIN)/svdrr demo demo
@@ -48,6 +48,9 @@ sample-data: $(ENVIRONMENT)
 
 views-picture: $(ENVIRONMENT)
 	$(BIN)/python Testing/support/chest_views.py Resources/Screenshots/chest-views.png
+
+superres-picture: $(ENVIRONMENT)
+	$(BIN)/python Testing/support/superres_crops.py Docs/images/super-resolution-crops.png
 
 # Another model, or fewer phantoms: make evaluate EVALUATE='demo-256 phantoms:4'
 EVALUATE := demo-256 phantoms:16

@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from bench_superres import cr_radiograph, detector_of, phantom_drrs
+from bench_superres import cr_radiograph, detector_of
 
 from svdrr.evaluation.metrics import psnr_db
 from svdrr.radiograph import Radiograph
 from svdrr.superres import enhance, uncertainty
+from svdrr.superres.training.images import build_images, load_images
+from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED
 
 SCALE = 4
 SIDE = 160
+SURROUNDINGS = 120
+"""True pixels about a crop that are enlarged with it."""
 METHODS = ("bicubic", "regression", "lcmsr", "deltadiff")
 
 
@@ -36,13 +40,16 @@ class Crop:
 CROPS = (
     Crop("ribs", "CR radiograph", 0, 220, 400),
     Crop("vertebrae", "CR radiograph", 0, 160, 820),
-    Crop("marker", "phantoms", 0, 400, 400),
-    Crop("it fails", "phantoms", 1, 400, 400),
+    Crop("marker", "phantoms", 0, 340, 544),
+    Crop("fails: small letters", "phantoms", 0, 864, 24),
 )
 
 
 def main(path: Path) -> None:
-    truths = {"CR radiograph": [cr_radiograph()], "phantoms": phantom_drrs(2, Path("build/bench-superres"))}
+    cache = Path("build/bench-superres")
+    build_images(cache, [FIRST_HELD_OUT_SEED])
+    phantoms = load_images(cache, [FIRST_HELD_OUT_SEED]) / np.float32(65535.0)
+    truths = {"CR radiograph": [cr_radiograph()], "phantoms": list(phantoms)}
     columns = ("input", *METHODS, "truth", "uncertainty")
     figure, axes = plt.subplots(
         len(CROPS),
@@ -52,12 +59,16 @@ def main(path: Path) -> None:
         layout="constrained",
     )
     for crop, row in zip(CROPS, axes, strict=True):
-        truth = truths[crop.images][crop.number]
+        whole = truths[crop.images][crop.number]
+        first = np.maximum((crop.row - SURROUNDINGS, crop.column - SURROUNDINGS), 0)
+        last = np.minimum((crop.row + SIDE + SURROUNDINGS, crop.column + SIDE + SURROUNDINGS), whole.shape)
+        truth = np.ascontiguousarray(whole[first[0] : last[0], first[1] : last[1]])
         source = Radiograph(detector_of(crop.images, SCALE).expose(truth, np.random.default_rng(crop.number)))
         images = {"input": np.kron(source.pixels, np.ones((SCALE, SCALE), np.float32)), "truth": truth}
         images |= {method: enhance(source, method, SCALE).pixels for method in METHODS}
         images["uncertainty"] = uncertainty(source, SCALE).pixels
-        part = np.s_[crop.row : crop.row + SIDE, crop.column : crop.column + SIDE]
+        row_in, column_in = crop.row - first[0], crop.column - first[1]
+        part = np.s_[row_in : row_in + SIDE, column_in : column_in + SIDE]
         low, high = np.percentile(truth[part], (0.5, 99.5))
         for name, axis in zip(columns, row, strict=True):
             shown = images[name][part]
