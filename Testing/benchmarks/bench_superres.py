@@ -37,7 +37,7 @@ from svdrr.geometry.viewsets import hemisphere_views
 from svdrr.images import read_radiograph
 from svdrr.radiograph import Radiograph
 from svdrr.superres import enhance
-from svdrr.superres.degradation import Degradation
+from svdrr.superres.degradation import OPEN_BEAM_PHOTONS_PER_MM2, Degradation
 from svdrr.superres.fidelity import data_fidelity
 from svdrr.superres.training.images import build_images, load_images
 from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED
@@ -139,10 +139,14 @@ def cr_radiograph() -> Floats:
 
 
 def detector_of(images: str, scale: int) -> Degradation:
-    """A radiograph that was taken has its noise already, and another gray scale than a DRR."""
+    """Exposed as a chest radiograph is, whatever the size of the pixels.
+
+    A radiograph that was taken has its noise already, and another gray scale than a DRR.
+    """
     if images == "CR radiograph":
         return Degradation(scale, air_photons=None, gray_scale="logarithmic")
-    return Degradation(scale)
+    pixel_mm = scale * Detector.square(CHEST_PIXELS).pixel_spacing_mm[0]
+    return Degradation(scale, air_photons=OPEN_BEAM_PHOTONS_PER_MM2 * pixel_mm**2)
 
 
 def measured(images: str, truths: list[Floats], detector: Degradation, peaks: dict[str, float]) -> Iterator[Row]:

@@ -18,6 +18,9 @@ from svdrr.errors import SVDRRError
 from svdrr.preparation import FAINTEST_EXPOSURE
 
 BITS = range(8, 17)
+OPEN_BEAM_PHOTONS_PER_MM2 = 3.1e6
+"""Of a chest radiograph, about: 100 µGy beside the patient, of which 1 to 5 µGy are left behind, with the 31,000 photons
+per mm² and µGy of the beam quality RQA 9 (IEC 62220-1-1)."""
 _WHITE = np.float32(-math.log(FAINTEST_EXPOSURE))
 
 
@@ -47,8 +50,7 @@ class Degradation:
 
     blur_fwhm_pixels: full width at half maximum of the point spread, in the widths of its pixels; 0.6 has a modulation
     transfer of 0.53 at the pixels' Nyquist frequency, to which their width adds a factor of 0.64. air_photons: mean
-    count of a pixel in the open beam, or None for no noise; 10⁶ is about 1 µGy (RQA 9) behind the patient for pixels of
-    2 mm, of which a twentieth reaches a pixel behind the lungs, a thousandth one behind the spine.
+    count of a pixel in the open beam, or None for no noise, see `OPEN_BEAM_PHOTONS_PER_MM2`; 10⁶ is a pixel of 0.57 mm.
     bits: of the digitizer, 8 to 16, over the gray range. gray_scale: one of `GRAY_SCALES`. SVDRRError for values out
     of range.
     """

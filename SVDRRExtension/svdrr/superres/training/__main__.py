@@ -38,8 +38,8 @@ SCHEDULES = {
     "decoder": Schedule(steps=1500, batch_size=4, learning_rate=5e-4, warmup_steps=100, ema_decay=0.995),
     "deltadiff": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
 }
-FINE_TUNING = 0.5
-"""Part of the steps that x2 takes, since it begins from x4."""
+FINE_TUNING = {"regression": 0.5, "autoencoder": 0.5, "consistency": 0.5, "decoder": 0.5, "deltadiff": 1.2}
+"""Part of the steps that x2 takes, since it begins from x4; DeltaDiff's first and last layers differ most."""
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
 def schedule_of(stage: str, scale: int) -> Schedule:
     """The stage's schedule; shorter where it begins from the weights of another scale."""
     schedule = SCHEDULES[stage]
-    return schedule if scale == 4 else replace(schedule, steps=int(FINE_TUNING * schedule.steps))
+    return schedule if scale == 4 else replace(schedule, steps=int(FINE_TUNING[stage] * schedule.steps))
 
 
 def begin_from(network: ModelMixin, folder: Path) -> None:

@@ -26,7 +26,7 @@ from svdrr.superres.training.images import build_images, load_images
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 from svdrr.synthesis.training.loop import train
 
-STEPS = 600
+STEPS = 400
 SCALE = 4
 _LEVELS = 3
 _PARTS = {
@@ -56,7 +56,6 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     autoencoders = {
         "VQ, 3 channels, 1,024 codes": VQModel(latent_channels=3, num_vq_embeddings=1024, **_PARTS),
-        "continuous, 4 channels": AutoencoderKL(latent_channels=4, **_PARTS),
         "continuous, 8 channels": AutoencoderKL(latent_channels=8, **_PARTS),
     }
     for name, autoencoder in autoencoders.items():
