@@ -19,8 +19,8 @@ from svdrr.preparation import FAINTEST_EXPOSURE
 
 BITS = range(8, 17)
 OPEN_BEAM_PHOTONS_PER_MM2 = 3.1e6
-"""Of a chest radiograph, about: 100 µGy beside the patient, of which 1 to 5 µGy are left behind, with the 31,000 photons
-per mm² and µGy of the beam quality RQA 9 (IEC 62220-1-1)."""
+"""Of a chest radiograph, about: 100 µGy beside the patient, of which 1 to 5 µGy are left behind, with the 31,000
+photons per mm² and µGy of the beam quality RQA 9 (IEC 62220-1-1)."""
 _WHITE = np.float32(-math.log(FAINTEST_EXPOSURE))
 
 
