@@ -304,9 +304,8 @@ def test_weights_that_are_missing_or_damaged(tmp_path: Path, monkeypatch: pytest
 
 
 def test_without_its_packages_no_learned_method_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "svdrr.superres.enhance.find_spec", lambda package: None if package == "diffusers" else object()
-    )
+    module = sys.modules["svdrr.superres.enhance"]  # Its package has a function of that name.
+    monkeypatch.setattr(module, "find_spec", lambda package: None if package == "diffusers" else object())
     assert available_methods() == CLASSICAL
 
 
