@@ -99,7 +99,9 @@ def train_consistency(
         with torch.no_grad():
             code = network.code(pairs.truth, pairs.interpolated)
         noise = torch.from_numpy(generator.standard_normal(code.shape, np.float32)).to(code.device)
-        number = torch.from_numpy(generator.integers(1, segments + 1, size=chosen)).to(code.device)
+        # Uniform, and spread evenly over the batch: what is known at t = 0 is in as many batches as can be.
+        places = (np.arange(chosen) + generator.random(chosen)) / chosen
+        number = torch.from_numpy((segments * places).astype(np.int64) + 1).to(code.device)
         later, earlier = length * number - 1, length * (number - 1) - 1
         condition = network.condition(pairs.interpolated)
         predicted = network.consistent(scheduler.add_noise(code, noise, later), condition, later)
