@@ -112,8 +112,9 @@ def train_consistency(
                 aim = target.consistent(less_noised, target.condition(pairs.interpolated), earlier.clamp(min=0))
                 # Before the first segment there is no noise, and f is what it is given [eq. 7].
                 aim = torch.where((earlier < 0)[:, None, None, None], code, aim)
-        loss = functional.l1_loss(predicted, aim)
-        return loss + functional.l1_loss(condition, code) if distillation else loss
+        distilled = functional.l1_loss(condition, code)
+        # Where it is not learned from it still counts: a consistency loss alone may rise while much is learned.
+        return functional.l1_loss(predicted, aim) + (distilled if distillation else distilled.detach())
 
     train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step, target=target)
 
