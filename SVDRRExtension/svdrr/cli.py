@@ -275,10 +275,10 @@ def enhance(
     What is added between the pixels is computed, not measured, and is not for diagnosis.
     """
     from svdrr.files import require_other_file, whole_file
-    from svdrr.images import read_radiograph, require_radiograph_suffix, write_nrrd, write_radiograph
+    from svdrr.images import pixel_to_ras, read_radiograph, require_radiograph_suffix, write_nrrd, write_png
     from svdrr.superres import check_enhancement, uncertainty
     from svdrr.superres import enhance as enhance_radiograph
-    from svdrr.superres.enhance import MAX_SEEDS
+    from svdrr.superres.enhance import MAX_SEEDS, finer_pixels
     from svdrr.superres.fidelity import data_fidelity
 
     sampled = None if deterministic else seed
@@ -313,15 +313,20 @@ def enhance(
             request = enhancement_request(radiograph, method, scale, sampled, consistent, map_seeds)
             results = _done_by(backend, token_file, authority, request, "Enlarging")
             enlarged = results[0]
-        write_radiograph(files[output], enlarged)
+        place = pixel_to_ras(image, radiograph)
+        finer_place = place @ finer_pixels(scale)
+        if output.suffix.lower() == ".nrrd":
+            write_nrrd(files[output], enlarged.pixels, enlarged, finer_place)
+        else:
+            write_png(files[output], enlarged)
         fidelity = data_fidelity(enlarged.pixels, radiograph.pixels)
         if fidelity_map is not None:
             quantity = "absolute difference of the result, reduced again, from the input"
             of_input = replace(radiograph, provenance=enlarged.provenance)
-            write_nrrd(files[fidelity_map], fidelity.difference_percent, _in_percent(of_input, quantity))
+            write_nrrd(files[fidelity_map], fidelity.difference_percent, _in_percent(of_input, quantity), place)
         if uncertainty_map is not None:
             deviation = _in_percent(results[1], f"standard deviation over {seeds} seeds")
-            write_nrrd(files[uncertainty_map], 100.0 * deviation.pixels, deviation)
+            write_nrrd(files[uncertainty_map], 100.0 * deviation.pixels, deviation, finer_place)
     rows, columns = enlarged.pixels.shape
     result = {
         "output": str(output),
@@ -333,6 +338,8 @@ def enhance(
         "fidelity_max_percent": fidelity.max_percent,
     }
     sentence = f"{rows} x {columns} pixels, computed and not for diagnosis, written to {output}. {fidelity.verdict}"
+    if consistent and not fidelity.is_consistent:
+        sentence += " They could not be made to agree: a detector with such blur would not have measured the input."
     _report(as_json, result, sentence)
 
 

@@ -13,9 +13,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from svdrr.ct.io import dicom_is_whole, itk_warnings_silenced, nifti_is_whole, write_volume
+from svdrr.ct.io import dicom_is_whole, ijk_to_lps, itk_warnings_silenced, nifti_is_whole, write_volume
 from svdrr.errors import SVDRRError, counted
 from svdrr.files import whole_file
+from svdrr.geometry.frames import lps_to_ras
 from svdrr.geometry.viewsets import view_from_json, view_to_json
 from svdrr.preparation import logarithmic
 from svdrr.provenance import PREFIX, Provenance
@@ -24,6 +25,7 @@ from svdrr.radiograph import Radiograph
 _VIEW_TEXT = f"{PREFIX}View"
 _SPACING_TEXT = f"{PREFIX}PixelSpacing"
 _POSITION_TEXT = f"{PREFIX}ViewPosition"
+_VOLUME_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 _PNG_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _SPACING_TAGS = ("0018|1164", "0028|0030")  # Imager Pixel Spacing, Pixel Spacing (DICOM PS3.3 10.7)
 _MODALITY_TAG = "0008|0060"
@@ -219,17 +221,43 @@ def write_png(path: Path, radiograph: Radiograph) -> None:
         Image.fromarray(values).save(temporary, format="PNG", pnginfo=texts)
 
 
-def write_nrrd(path: Path, values: NDArray[np.float32], radiograph: Radiograph) -> None:
-    """Float NRRD of `values` (rows, columns), placed where `radiograph`'s view puts it, with its provenance.
+def write_nrrd(
+    path: Path, values: NDArray[np.float32], radiograph: Radiograph, pixel_to_ras: NDArray[np.float64] | None = None
+) -> None:
+    """Float NRRD of `values` (rows, columns), with the radiograph's provenance.
 
-    `values` are given apart from the radiograph's pixels, since a DRR is kept as line integrals.
+    `values` are given apart from the radiograph's pixels, since a DRR is kept as line integrals. pixel_to_ras: (4, 4),
+    takes (column, row, 0, 1) to RAS mm; by default where `radiograph`'s view puts it.
     """
     placed = np.eye(4)
-    if radiograph.view is not None:
+    if pixel_to_ras is not None:
+        placed = pixel_to_ras
+    elif radiograph.view is not None:
         placed = radiograph.view.pixel_to_ras
     elif radiograph.pixel_spacing_mm is not None:
         placed = np.diag([radiograph.pixel_spacing_mm[1], radiograph.pixel_spacing_mm[0], 1.0, 1.0])
     write_volume(path, values[None].astype(np.float32), placed, _descriptions(radiograph))
+
+
+def pixel_to_ras(path: Path, radiograph: Radiograph) -> NDArray[np.float64]:
+    """Takes (column, row, 0, 1) to RAS mm, for the radiograph that `read_radiograph` has read from `path`; (4, 4).
+
+    By its view, else as an NRRD, MetaImage or NIfTI file says, else by its pixel spacing, or 1 mm where that is
+    unknown, from the outer corner of the first pixel on.
+    """
+    if radiograph.view is not None:
+        return radiograph.view.pixel_to_ras
+    if path.name.lower().endswith(_VOLUME_SUFFIXES):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        with itk_warnings_silenced():
+            reader.ReadImageInformation()
+        if reader.GetDimension() == 3:
+            return lps_to_ras(ijk_to_lps(reader))
+    row_mm, column_mm = radiograph.pixel_spacing_mm or (1.0, 1.0)
+    placed = np.diag([column_mm, row_mm, 1.0, 1.0])
+    placed[:2, 3] = column_mm / 2.0, row_mm / 2.0
+    return placed
 
 
 def write_view(

@@ -147,7 +147,7 @@ def test_the_fidelity_map_lies_on_the_input(taken: Any) -> None:
     expected = data_fidelity(enhance(part).pixels, part.pixels)
     np.testing.assert_array_equal(shown[0], expected.difference_percent)
     np.testing.assert_allclose(outer_corners(nodes.fidelity_map), outer_corners(nodes.volume), atol=1e-9)
-    assert f"{expected.mean_percent:.2f} % of the gray range on average" in nodes.verdict
+    assert f"{expected.mean_percent:.3f} % of the gray range on average" in nodes.verdict
     assert 0.0 < expected.mean_percent < 5.0
     assert nodes.fidelity_map is not None
     display = nodes.fidelity_map.GetDisplayNode()

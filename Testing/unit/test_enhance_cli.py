@@ -317,3 +317,58 @@ def test_an_end_in_the_middle(
     assert (ended.code, ended.out) == (code, "")
     assert ("not enough memory" in ended.err) == (end is MemoryError)
     assert contents(folder) == before
+
+
+# Where it lies
+
+
+def corners_mm(path: Path) -> np.ndarray:
+    """The outer corners of the first and the last pixel of a file, in its own frame."""
+    image = sitk.ReadImage(str(path))
+    columns, rows, _ = image.GetSize()
+    ends = ((-0.5, -0.5, 0.0), (columns - 0.5, rows - 0.5, 0.0))
+    return np.array([image.TransformContinuousIndexToPhysicalPoint(end) for end in ends])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("plane", ["axial", "coronal", "turned"])
+def test_result_and_maps_lie_where_the_file_lay(svdrr: Run, folder: Path, scale: int, plane: str) -> None:
+    image = sitk.GetImageFromArray(gray_values().astype(np.float32)[None])
+    image.SetSpacing((0.2, 0.3, 1.0))
+    image.SetOrigin((11.0, -7.0, 33.0))
+    turned = (0.6, -0.8, 0.0, 0.8, 0.6, 0.0, 0.0, 0.0, 1.0)
+    image.SetDirection({"axial": np.eye(3).ravel(), "coronal": (1, 0, 0, 0, 0, -1, 0, 1, 0), "turned": turned}[plane])
+    sitk.WriteImage(image, str(folder / "placed.nrrd"))
+    maps = f"--fidelity-map {folder / 'f.nrrd'} --uncertainty-map {folder / 'u.nrrd'} --seeds 2".split()
+    names = [str(folder / "placed.nrrd"), str(folder / "out.nrrd")]
+    done(svdrr("enhance", *names, "--method", "lcmsr", "--scale", str(scale), *maps))
+    for written in ("out.nrrd", "f.nrrd", "u.nrrd"):
+        np.testing.assert_allclose(corners_mm(folder / written), corners_mm(folder / "placed.nrrd"), atol=1e-6)
+
+
+def test_without_a_known_spacing_they_still_lie_over_one_another(svdrr: Run, folder: Path) -> None:
+    names = [str(folder / "16bit.png"), str(folder / "out.nrrd"), "--fidelity-map", str(folder / "f.nrrd")]
+    done(svdrr("enhance", *names, "--scale", "4"))
+    np.testing.assert_allclose(corners_mm(folder / "out.nrrd"), corners_mm(folder / "f.nrrd"), atol=1e-6)
+    assert "SVDRR.PixelSpacing" not in sitk.ReadImage(str(folder / "out.nrrd")).GetMetaDataKeys()
+
+
+def test_a_view_keeps_its_detector_where_it_was(svdrr: Run, folder: Path) -> None:
+    pixels = gray_values().astype(np.float32)
+    view = View(CArmPose(40.0, 10.0), Detector(ROWS, COLUMNS, (0.7, 0.9)))
+    write_nrrd(folder / "view.nrrd", pixels, Radiograph(pixels, (0.7, 0.9), view, Provenance("DRR (siddon)", "CT")))
+    done(
+        svdrr("enhance", str(folder / "view.nrrd"), str(folder / "out.nrrd"), "--fidelity-map", str(folder / "f.nrrd"))
+    )
+    for written in ("out.nrrd", "f.nrrd"):
+        np.testing.assert_allclose(corners_mm(folder / written), corners_mm(folder / "view.nrrd"), atol=1e-6)
+
+
+def test_a_projection_that_does_not_reach_the_input_says_so(svdrr: Run, folder: Path) -> None:
+    """Squares of one pixel: no detector with a blur would have measured them."""
+    squares = (255 * (np.indices((24, 24)).sum(0) % 2)).astype(np.uint8)
+    Image.fromarray(squares).save(folder / "squares.png")
+    result = done(svdrr("enhance", str(folder / "squares.png"), str(folder / "out.png"), "--consistent"))
+    assert "They could not be made to agree" in result.out
+    smooth = done(svdrr("enhance", str(folder / "8bit.png"), str(folder / "out.png")))
+    assert "agree" not in smooth.out

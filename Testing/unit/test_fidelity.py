@@ -62,7 +62,7 @@ def test_the_verdict_has_both_numbers() -> None:
     fine = np.full((32, 32), 0.5, np.float32)
     fidelity = data_fidelity(fine, fine[::2, ::2] + np.float32(0.03))
     assert fidelity.verdict == (
-        "Reduced again, the result differs from the input by 3.00 % of the gray range on average, by 3.0 % at most."
+        "Reduced again, the result differs from the input by 3.000 % of the gray range on average, by 3.00 % at most."
     )
 
 

@@ -133,7 +133,7 @@ def _read_file(path: Path) -> _Voxels:
         image = reader.Execute()
         if image.GetDimension() == 4:
             image = image[:, :, :, 0]
-    return sitk.GetArrayFromImage(image), lps_to_ras(_ijk_to_lps(image))
+    return sitk.GetArrayFromImage(image), lps_to_ras(ijk_to_lps(image))
 
 
 def _check_modality(modality: str, path: Path) -> None:
@@ -256,7 +256,7 @@ def _slice_header(file: Path) -> _Slice | None:
         except RuntimeError:
             return None
         modality, uid, number = (_tag(reader, tag) for tag in (_MODALITY, _SERIES_UID, _SERIES_NUMBER))
-        return _Slice(file, modality, uid, number, reader.GetSize(), _ijk_to_lps(reader))
+        return _Slice(file, modality, uid, number, reader.GetSize(), ijk_to_lps(reader))
     if file.suffix.lower() == ".dcm":
         raise SVDRRError(f"{file} is damaged, or no DICOM file; copy the slices again.")
     return None
@@ -356,7 +356,7 @@ def _tag(reader: sitk.ImageFileReader, tag: str) -> str:
     return str(reader.GetMetaData(tag)).strip() if reader.HasMetaDataKey(tag) else ""
 
 
-def _ijk_to_lps(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
+def ijk_to_lps(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
     """The first three axes' affine of an image, or of a reader that has read its header."""
     dimension = image.GetDimension()
     matrix = np.eye(4)
@@ -366,14 +366,14 @@ def _ijk_to_lps(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]
     return matrix
 
 
-def _place(image: sitk.Image, ijk_to_lps: NDArray[np.float64]) -> None:
-    spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
-    direction = ijk_to_lps[:3, :3] / spacing
+def _place(image: sitk.Image, placed: NDArray[np.float64]) -> None:
+    spacing = np.linalg.norm(placed[:3, :3], axis=0)
+    direction = placed[:3, :3] / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
         raise SVDRRError("A volume with sheared axes cannot be written; resample it to a straight grid.")
     image.SetSpacing(spacing.tolist())
     image.SetDirection(direction.ravel().tolist())
-    image.SetOrigin(ijk_to_lps[:3, 3].tolist())
+    image.SetOrigin(placed[:3, 3].tolist())
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scen
 from svdrr.provenance import PREFIX
 from svdrr.radiograph import Radiograph
 from svdrr.superres import interpolation
-from svdrr.superres.enhance import UNCERTAINTY_SEEDS
+from svdrr.superres.enhance import UNCERTAINTY_SEEDS, finer_pixels
 from svdrr.superres.fidelity import Fidelity, data_fidelity
 
 ROI = "vtkMRMLMarkupsROINode"
@@ -143,7 +143,7 @@ def enhance_steps(
     if output is not None:
         require_in_scene(output, output_name)
     place = place @ _shift(region)
-    finer_place = place @ _finer(scale)
+    finer_place = place @ finer_pixels(scale)
     title = f"{name.removesuffix(synthetic_suffix(source.provenance))} x{scale}"
     volume = radiograph_to_node(result, title, output, finer_place, image)
     # A step of its own each, since large images take time to put into the scene and to show.
@@ -217,13 +217,6 @@ def _shift(region: Region | None) -> NDArray[np.float64]:
     matrix = np.eye(4)
     if region is not None:
         matrix[:2, 3] = region.first_column, region.first_row
-    return matrix
-
-
-def _finer(scale: int) -> NDArray[np.float64]:
-    """Indices of the enlarged image to those of the image: pixel centers map by (x + ½)/scale − ½."""
-    matrix = np.diag([1.0 / scale, 1.0 / scale, 1.0, 1.0])
-    matrix[:2, 3] = 0.5 / scale - 0.5
     return matrix
 
 

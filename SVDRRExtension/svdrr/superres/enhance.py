@@ -89,10 +89,9 @@ def enhance(
         pixels = interpolation.interpolate(radiograph.pixels, scale, method)
     if consistent:
         pixels = consistent_with(pixels, radiograph.pixels, on_step)
-        made = replace(made, settings={**made.settings, "Projection": "iterative back-projection"})
     fidelity = data_fidelity(pixels, radiograph.pixels)
     residual = f"mean {fidelity.mean_percent:.3f} %, largest {fidelity.max_percent:.2f} % of the gray range"
-    made = replace(made, settings={**made.settings, "DataConsistencyResidual": residual})
+    made = replace(made, settings={**made.settings, **_projection(consistent), "DataConsistencyResidual": residual})
     return _enlarged(radiograph, pixels, scale, made)
 
 
@@ -129,10 +128,17 @@ def uncertainty(
         _model_name("lcmsr", scale),
         weights_sha256(folder),
         first_seed,
-        {"Quantity": f"standard deviation over {seeds} seeds, parts of the gray range"},
+        {"Quantity": f"standard deviation over {seeds} seeds, parts of the gray range", **_projection(consistent)},
     )
     deviation = np.sqrt(squares / np.float32(seeds - 1)).astype(np.float32)
     return _enlarged(replace(radiograph, provenance=None), deviation, scale, made)
+
+
+def finer_pixels(scale: int) -> NDArray[np.float64]:
+    """Indices of the enlarged image to those of the image: pixel centers map by (x + ½)/scale − ½."""
+    matrix = np.diag([1.0 / scale, 1.0 / scale, 1.0, 1.0])
+    matrix[:2, 3] = 0.5 / scale - 0.5
+    return matrix
 
 
 def _learned(
@@ -145,6 +151,10 @@ def _learned(
             f"The method '{method}' needs the package '{error.name}'; install it with: pip install 'svdrr[synthesis]'."
         ) from error
     return enlarge(pixels, load_network(method, folder, device), seed, on_step)
+
+
+def _projection(consistent: bool) -> dict[str, str]:
+    return {"Projection": "iterative back-projection"} if consistent else {}
 
 
 def _weights(method: str, scale: int) -> Path:

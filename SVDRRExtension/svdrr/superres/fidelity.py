@@ -39,11 +39,16 @@ class Fidelity:
         return float(self.difference_percent.max())
 
     @property
+    def is_consistent(self) -> bool:
+        """Whether nothing differs by a gray level of 4,096."""
+        return self.max_percent < 200.0 * _CONSISTENT
+
+    @property
     def verdict(self) -> str:
         """A sentence with both."""
         return (
-            f"Reduced again, the result differs from the input by {self.mean_percent:.2f} % of the gray range "
-            f"on average, by {self.max_percent:.1f} % at most."
+            f"Reduced again, the result differs from the input by {self.mean_percent:.3f} % of the gray range "
+            f"on average, by {self.max_percent:.2f} % at most."
         )
 
 

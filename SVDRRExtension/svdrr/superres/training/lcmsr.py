@@ -140,12 +140,12 @@ def train_decoder(
         generator = np.random.default_rng((seed, step))
         pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
         with torch.no_grad():
-            code = (network.code(pairs.truth, pairs.interpolated), network.condition(pairs.interpolated))
-            noise = torch.from_numpy(generator.standard_normal(code[0].shape, np.float32)).to(code[0].device)
+            true, expected = network.code(pairs.truth, pairs.interpolated), network.condition(pairs.interpolated)
+            noise = torch.from_numpy(generator.standard_normal(true.shape, np.float32)).to(true.device)
             last = torch.full((chosen,), network.scheduler.config.num_train_timesteps - 1, device=noise.device)
-            code = (network.consistent(noise, code[1], last), *code)
-        kinds = torch.from_numpy(generator.permuted(np.arange(chosen) % len(code))).to(noise.device)
-        mixed = torch.stack(code)[kinds, torch.arange(chosen, device=noise.device)]
+            codes = torch.stack([network.consistent(noise, expected, last), true, expected])
+        kinds = torch.from_numpy(generator.permuted(np.arange(chosen) % len(codes))).to(noise.device)
+        mixed = codes[kinds, torch.arange(chosen, device=noise.device)]
         decoded = network.decode(pairs.reduced, pairs.interpolated, mixed)
         return functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
 
