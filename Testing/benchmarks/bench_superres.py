@@ -36,7 +36,7 @@ from svdrr.geometry import Detector, View
 from svdrr.geometry.viewsets import hemisphere_views
 from svdrr.images import read_radiograph
 from svdrr.radiograph import Radiograph
-from svdrr.superres import enhance
+from svdrr.superres import enhance, uncertainty
 from svdrr.superres.degradation import OPEN_BEAM_PHOTONS_PER_MM2, Degradation
 from svdrr.superres.fidelity import data_fidelity
 from svdrr.superres.training.images import build_images, load_images
@@ -48,6 +48,7 @@ SCALES = (4, 2)
 CHEST_VIEWS, CHEST_PIXELS = 12, 1024
 PHANTOM_PART = slice(256, 768)
 LARGE = 2000
+SEEDS = 4
 METRICS: dict[str, Callable[[Floats, Floats], NDArray[np.float64]]] = {
     "psnr_db": psnr_db,
     "ssim": ssim,
@@ -103,6 +104,15 @@ def main() -> None:
             of_set = list(measured(images, truths, detector_of(images, scale), peaks))
             rows += of_set
             console.print(table_of(of_set, f"{images} ({len(truths)}), x{scale}"))
+    for scale in SCALES:
+        of_scale = [
+            spread(truth, detector_of("phantoms", scale), number) for number, truth in enumerate(sets["phantoms"])
+        ]
+        varies, wrong = np.mean(of_scale, axis=0)
+        console.print(
+            f"lcmsr x{scale} on phantoms: standard deviation over {SEEDS} seeds {varies:.4f} %, "
+            f"mean absolute error {wrong:.4f} % of the gray range."
+        )
     large = [large_image(method, scale) for scale in SCALES for method in ONE_STEP]
     console.print(large_table(large))
     console.print(f"{torch.get_num_threads()} threads.")
@@ -182,6 +192,14 @@ def scored(enlarged: Floats, truth: Floats, source: Floats) -> list[float]:
     """In the order of `METRICS`, and the residual."""
     metrics = [float(metric(enlarged[None], truth[None])[0]) for metric in METRICS.values()]
     return [*metrics, data_fidelity(enlarged, source).mean_percent]
+
+
+def spread(truth: Floats, detector: Degradation, number: int) -> tuple[float, float]:
+    """LCMSR's mean uncertainty and mean absolute error, in percent of the gray range."""
+    source = Radiograph(detector.expose(truth, np.random.default_rng(number)))
+    error = np.abs(enhanced(source, detector.scale, METHODS["lcmsr"]) - truth)
+    varies = uncertainty(source, detector.scale, SEEDS, device="cpu").pixels
+    return 100.0 * float(varies.mean()), 100.0 * float(error.mean())
 
 
 def peak_mb(name: str, scale: int) -> float:
