@@ -88,7 +88,7 @@ def images() -> NDArray[np.uint16]:
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_pairs_are_an_image_and_what_a_detector_makes_of_it(images: NDArray[np.uint16], scale: int) -> None:
-    pairs = draw_pairs(images, scale, 12, 5, np.random.default_rng(1))
+    pairs = draw_pairs(images, scale, 12, (1,), range(5))
     assert pairs.reduced.shape == (5, 1, 12, 12)
     assert pairs.truth.shape == pairs.interpolated.shape == (5, 1, 12 * scale, 12 * scale)
     means = torch.nn.functional.avg_pool2d(pairs.truth, scale)
@@ -97,8 +97,11 @@ def test_pairs_are_an_image_and_what_a_detector_makes_of_it(images: NDArray[np.u
         again = interpolate(reduced.numpy(), scale, "bicubic")
         inner = slice(4 * scale, -4 * scale)  # Around a crop there was more to interpolate from.
         np.testing.assert_allclose(interpolated.numpy()[inner, inner], again[inner, inner], atol=1e-5)
-    again = draw_pairs(images, scale, 12, 5, np.random.default_rng(1))
+    again = draw_pairs(images, scale, 12, (1,), range(5))
     torch.testing.assert_close(again.truth, pairs.truth, rtol=0.0, atol=0.0)
+    # A process that draws a part of the batch draws the same samples.
+    part = draw_pairs(images, scale, 12, (1,), (1, 3))
+    torch.testing.assert_close(part.reduced, pairs.reduced[[1, 3]], rtol=0.0, atol=0.0)
 
 
 # Training
@@ -167,7 +170,7 @@ def test_each_stage_of_lcmsr_leaves_the_parts_of_the_other(images: NDArray[np.ui
 
 def test_codes_have_unit_variance_after_the_first_stage(images: NDArray[np.uint16], tmp_path: Path) -> None:
     network = trained("autoencoder", images, tmp_path)
-    pairs = draw_pairs(images, 2, 16, 64, np.random.default_rng(5))  # Those that the training took for it.
+    pairs = draw_pairs(images, 2, 16, (5,), range(64))  # Those that the training took for it.
     with torch.no_grad():
         codes = network.code(pairs.truth, pairs.interpolated)
     assert codes.std(dim=(0, 2, 3)).tolist() == pytest.approx([1.0] * 4, rel=1e-3)
@@ -226,7 +229,7 @@ def test_regression_learns_what_a_detector_blurs(tmp_path: Path) -> None:
     network = RegressionNetwork(2, 0.01, 16, 1)
     schedule = Schedule(steps=300, batch_size=4, learning_rate=5e-3, warmup_steps=5, ema_decay=0.9)
     train_regression(network, shapes, schedule, 24, tmp_path, seed=1)
-    pairs = draw_pairs(shapes, 2, 24, 32, np.random.default_rng(100))
+    pairs = draw_pairs(shapes, 2, 24, (100,), range(32))
     with torch.no_grad():
         learned = (network(pairs.reduced, pairs.interpolated) - pairs.truth).abs().mean()
     assert learned < 0.96 * (pairs.interpolated - pairs.truth).abs().mean()

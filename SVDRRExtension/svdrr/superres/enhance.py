@@ -107,8 +107,8 @@ def uncertainty(
     """How much LCMSR's result depends on its noise: the standard deviation of each pixel over `seeds` seeds.
 
     On the pixels of the enlarged image, in parts of its gray range; of `consistent` results where these are wanted. It
-    says where the model invents, not whether it is
-    right where it does not. SVDRRError as in `enhance`, and unless there are 2 to `MAX_SEEDS` seeds.
+    says where the model invents, not whether it is right where it does not, and is far smaller than the error.
+    SVDRRError as in `enhance`, and unless there are 2 to `MAX_SEEDS` seeds.
     """
     check_enhancement("lcmsr", scale, first_seed, seeds)
     folder = _weights("lcmsr", scale)

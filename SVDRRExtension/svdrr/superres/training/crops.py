@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,16 @@ class Pairs:
     truth: Tensor
 
 
-def draw_pairs(images: NDArray[np.uint16], scale: int, side: int, chosen: int, generator: np.random.Generator) -> Pairs:
-    """`chosen` crops of `side` reduced pixels, from random images at random places, turned and flipped.
+def draw_pairs(
+    images: NDArray[np.uint16], scale: int, side: int, seed: tuple[int, ...], numbers: Iterable[int]
+) -> Pairs:
+    """Crops of `side` reduced pixels, from random images at random places, turned and flipped, one for each number.
 
-    images: (n, rows, columns), 16 bit. Each has its own blur (FWHM 0.2 to 1 pixel), exposure (10^4.5 to 10^7 photons)
+    images: (n, rows, columns), 16 bit. numbers: which samples of a batch; each depends on `seed` and its own number
+    alone, whichever others are drawn. Each has its own blur (FWHM 0.2 to 1 pixel), exposure (10^4.5 to 10^7 photons)
     and digitizer (12 to 16 bits), and its own display mapping afterwards: a gamma and a window.
     """
-    samples = [_pair(images, scale, side, generator) for _ in range(chosen)]
+    samples = [_pair(images, scale, side, np.random.default_rng((*seed, number))) for number in numbers]
     device = PartialState().device
     return Pairs(*(torch.from_numpy(np.stack(part))[:, None].to(device) for part in zip(*samples, strict=True)))
 

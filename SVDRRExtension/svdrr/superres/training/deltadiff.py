@@ -32,16 +32,16 @@ def train_deltadiff(
     Every second sample begins at t = T, which sampling begins at too and where all is still to be found; at the
     others, t is any of the scheduler's.
     """
-    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
     last = network.scheduler.config.num_train_timesteps
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
         truth, given = network.encode(pairs.truth), network.encode(pairs.interpolated)
-        timesteps = generator.integers(1, last + 1, size=chosen)
+        timesteps = generator.integers(1, last + 1, size=schedule.batch_size)
         timesteps[::2] = last
-        timestep = torch.from_numpy(timesteps).to(truth.device)
+        timestep = torch.from_numpy(timesteps[mine]).to(truth.device)
         shifted = network.scheduler.add_residual(truth, given, timestep)
         predicted = network.predicted(shifted, pairs.reduced, given, timestep)
         return functional.l1_loss(predicted, truth) / network.config.residual_scale

@@ -69,7 +69,7 @@ def _train(autoencoder: ModelMixin, images: NDArray[np.uint16], work: Path, seed
     schedule = replace(SCHEDULES["autoencoder"], steps=STEPS)
 
     def loss_at(step: int) -> Tensor:
-        truth = draw_pairs(images, SCALE, SIDE[SCALE], schedule.batch_size, np.random.default_rng((seed, step))).truth
+        truth = draw_pairs(images, SCALE, SIDE[SCALE], (seed, step), range(schedule.batch_size)).truth
         if isinstance(autoencoder, VQModel):
             decoded, commitment = autoencoder(truth, return_dict=False)
             return functional.l1_loss(decoded, truth) + commitment.mean()

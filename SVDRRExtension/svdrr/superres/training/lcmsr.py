@@ -48,15 +48,15 @@ def train_autoencoder(
     There is no adversarial loss: what it adds to a radiograph looks real and is not.
     """
     _train_only(network, (network.encoder, network.decoder))
-    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
         posterior = network.posterior(pairs.truth, pairs.interpolated)
-        noise = torch.from_numpy(generator.standard_normal(posterior.mean.shape, np.float32)).to(posterior.mean.device)
-        told = torch.from_numpy(generator.random(chosen) >= WITHOUT_CODE).to(noise.device)[:, None, None, None]
-        code = told * (posterior.mean + posterior.std * noise) / network.code_std[:, None, None]
+        noise = _noise_like(posterior.mean, generator, schedule.batch_size, mine)
+        told = torch.from_numpy(generator.random(schedule.batch_size)[mine] >= WITHOUT_CODE).to(noise.device)
+        code = told[:, None, None, None] * (posterior.mean + posterior.std * noise) / network.code_std[:, None, None]
         decoded = network.decode(pairs.reduced, pairs.interpolated, code)
         difference = functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
         weight = KL_WEIGHT * min(1.0, 2.0 * step / schedule.steps)
@@ -64,7 +64,7 @@ def train_autoencoder(
 
     train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step)
     with torch.no_grad():
-        pairs = draw_pairs(images, network.config.scale, side, _STD_SAMPLES, np.random.default_rng(seed))
+        pairs = draw_pairs(images, network.config.scale, side, (seed,), range(_STD_SAMPLES))
         codes = network.posterior(pairs.truth, pairs.interpolated).mode()
         network.code_std.copy_(codes.std(dim=(0, 2, 3)))
 
@@ -88,20 +88,20 @@ def train_consistency(
     """
     _train_only(network, (network.conditional, network.unet))
     target = copy.deepcopy(network)
-    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
     scheduler = network.scheduler
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
         segments = SEGMENTS[min(len(SEGMENTS) * step // schedule.steps, len(SEGMENTS) - 1)]
         length = scheduler.config.num_train_timesteps // segments
         with torch.no_grad():
             code = network.code(pairs.truth, pairs.interpolated)
-        noise = torch.from_numpy(generator.standard_normal(code.shape, np.float32)).to(code.device)
+        noise = _noise_like(code, generator, schedule.batch_size, mine)
         # Uniform, and spread evenly over the batch: what is known at t = 0 is in as many batches as can be.
-        places = (np.arange(chosen) + generator.random(chosen)) / chosen
-        number = torch.from_numpy((segments * places).astype(np.int64) + 1).to(code.device)
+        places = (np.arange(schedule.batch_size) + generator.random(schedule.batch_size)) / schedule.batch_size
+        number = torch.from_numpy((segments * places[mine]).astype(np.int64) + 1).to(code.device)
         later, earlier = length * number - 1, length * (number - 1) - 1
         condition = network.condition(pairs.interpolated)
         predicted = network.consistent(scheduler.add_noise(code, noise, later), condition, later)
@@ -134,22 +134,28 @@ def train_decoder(
     Not in the paper, whose decoder has met true codes only, and takes for certain what a predicted one says.
     """
     _train_only(network, (network.decoder,))
-    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, chosen, generator)
+        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
         with torch.no_grad():
             true, expected = network.code(pairs.truth, pairs.interpolated), network.condition(pairs.interpolated)
-            noise = torch.from_numpy(generator.standard_normal(true.shape, np.float32)).to(true.device)
-            last = torch.full((chosen,), network.scheduler.config.num_train_timesteps - 1, device=noise.device)
+            noise = _noise_like(true, generator, schedule.batch_size, mine)
+            last = torch.full((len(mine),), network.scheduler.config.num_train_timesteps - 1, device=noise.device)
             codes = torch.stack([network.consistent(noise, expected, last), true, expected])
-        kinds = torch.from_numpy(generator.permuted(np.arange(chosen) % len(codes))).to(noise.device)
-        mixed = codes[kinds, torch.arange(chosen, device=noise.device)]
+        kinds = torch.from_numpy(generator.permuted(np.arange(schedule.batch_size) % len(codes))[mine])
+        mixed = codes[kinds.to(noise.device), torch.arange(len(mine), device=noise.device)]
         decoded = network.decode(pairs.reduced, pairs.interpolated, mixed)
         return functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
 
     train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step)
+
+
+def _noise_like(codes: Tensor, generator: np.random.Generator, batch_size: int, mine: NDArray[np.integer]) -> Tensor:
+    """Standard normal; that of the whole batch, of which this process takes its share."""
+    of_batch = generator.standard_normal((batch_size, *codes.shape[1:]), np.float32)
+    return torch.from_numpy(of_batch[mine]).to(codes.device)
 
 
 def _train_only(network: LCMSR, parts: tuple[nn.Module, ...]) -> None:

@@ -27,10 +27,10 @@ def train_regression(
     on_step: Callable[[int, int], None] | None = None,
 ) -> None:
     """Trains in place on crops of `side` reduced pixels; images, directory and the rest as in `draw_pairs`, `train`."""
-    chosen = len(range(schedule.batch_size)[share(schedule.batch_size)])
+    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
 
     def loss_at(step: int) -> Tensor:
-        pairs = draw_pairs(images, network.config.scale, side, chosen, np.random.default_rng((seed, step)))
+        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
         enlarged = network(pairs.reduced, pairs.interpolated)
         return functional.l1_loss(enlarged, pairs.truth) / network.config.residual_scale
 
