@@ -27,7 +27,7 @@ from svdrr.superres.training.lcmsr import train_consistency, train_decoder
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 
 SCALE = 4
-STEPS = {"consistency": 1000, "decoder": 300, "deltadiff": 1800}
+STEPS = {"consistency": 1000, "decoder": 300, "deltadiff": 1200}
 LCMSR_VARIANTS: dict[str, dict[str, Any]] = {
     "LCMSR": {},
     "LCMSR without KD loss": {"distillation": False},
