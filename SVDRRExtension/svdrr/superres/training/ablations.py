@@ -1,8 +1,8 @@
 """``python -m svdrr.superres.training.ablations DIR``: the papers' ablations, x4, in small.
 
-DIR: of ``python -m svdrr.superres.training``, with the trained LCMSR for x4, whose autoencoder all variants of LCMSR
-take. All variants of a method have the same number of steps, a fraction of those of the bundled models, and are
-measured on validation phantoms. Prints a Markdown table.
+DIR: of ``python -m svdrr.superres.training``, with the trained models for x4. All variants of LCMSR take its autoencoder;
+all variants of DeltaDiff go on from its weights. All of a method take the same number of steps, a fraction of those of
+the models themselves, and are measured on validation phantoms. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from svdrr.superres.learned import enlarge
 from svdrr.superres.networks import LCMSR, DeltaDiff
-from svdrr.superres.training.__main__ import PHANTOMS, RESIDUAL_SCALE, SCHEDULES, SIDE
+from svdrr.superres.training.__main__ import PHANTOMS, RESIDUAL_SCALE, SCHEDULES, SIDE, begin_from
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.images import build_images, load_images
 from svdrr.superres.training.lcmsr import train_consistency, train_decoder
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 
 SCALE = 4
-STEPS = {"consistency": 1000, "decoder": 300, "deltadiff": 1200}
+STEPS = {"consistency": 1000, "decoder": 300, "deltadiff": 1000}
 LCMSR_VARIANTS: dict[str, dict[str, Any]] = {
     "LCMSR": {},
     "LCMSR without KD loss": {"distillation": False},
@@ -78,6 +78,7 @@ def _train_lcmsr(name: str, images: NDArray[np.uint16], directory: Path, work: P
 
 def _train_deltadiff(name: str, images: NDArray[np.uint16], directory: Path, work: Path, seed: int) -> ModelMixin:
     network = DeltaDiff(SCALE, RESIDUAL_SCALE[SCALE], **DELTADIFF_VARIANTS[name])
+    begin_from(network, directory / "deltadiff" / f"x{SCALE}")
     network.to(memory_format=torch.channels_last)
     schedule = replace(SCHEDULES["deltadiff"], steps=STEPS["deltadiff"])
     train_deltadiff(network, images, schedule, SIDE[SCALE], work, seed, "bf16")
