@@ -1,8 +1,8 @@
 """``python -m svdrr.superres.training.ablations DIR``: the papers' ablations, x4, in small.
 
-DIR: of ``python -m svdrr.superres.training``, with the trained models for x4. All variants of LCMSR take its autoencoder;
-all variants of DeltaDiff go on from its weights. All of a method take the same number of steps, a fraction of those of
-the models themselves, and are measured on validation phantoms. Prints a Markdown table.
+DIR: of ``python -m svdrr.superres.training``, with the trained models for x4. All variants of LCMSR take its
+autoencoder; all variants of DeltaDiff go on from its weights. All of a method take the same number of steps, a fraction
+of those of the models themselves, and are measured on validation phantoms. Prints a Markdown table.
 """
 
 from __future__ import annotations
