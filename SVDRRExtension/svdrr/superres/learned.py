@@ -23,7 +23,10 @@ NETWORKS: dict[str, type[ModelMixin]] = {"regression": RegressionNetwork, "lcmsr
 CORE = 256
 """Side of the part of a tile that is used, in pixels of the small image."""
 MARGIN = 24
-"""How much is computed around it. What lies farther away moves no result by a gray level of 4,096; see the tests."""
+"""How much is computed around it, in pixels of the small image, or of LCMSR's codes where these are larger.
+
+What lies farther away moves no result by a gray level of 4,096: ``make bench-superres``.
+"""
 
 OnStep = Callable[[int, int], None]
 
@@ -34,15 +37,17 @@ def enlarge(
     seed: int | None = 0,
     on_step: OnStep | None = None,
     core: int = CORE,
-    margin: int = MARGIN,
+    margin: int | None = None,
 ) -> NDArray[np.float32]:
     """The enlarged image (rows·scale, columns·scale) in [0, 1], by a network of `load_network`.
 
     seed: of LCMSR's noise, which is that of the whole image, whatever the tiles; None for its deterministic path.
     on_step: called with the finished and the total number of steps of all tiles; an exception from it ends the work.
-    core, margin: of the tiles, see `svdrr.superres.tiling.enlarge_in_tiles`.
+    core, margin: of the tiles, see `svdrr.superres.tiling.enlarge_in_tiles`; the margin is `MARGIN` by default.
     """
     scale: int = network.config.scale
+    if margin is None:
+        margin = MARGIN * CODE_PIXELS // scale if isinstance(network, LCMSR) else MARGIN
     noise = None
     if isinstance(network, LCMSR) and seed is not None:
         rows, columns = (
