@@ -142,7 +142,8 @@ def test_whichever_replica_answers_knows_the_job(ray_server: Server, radiograph_
 
 
 def test_views_are_announced_while_the_job_runs(client: BackendClient, radiograph: Radiograph) -> None:
-    job_id = client.submit(synthesis_request(radiograph, POSES * 4, "tiny", steps=60))
+    # Long enough that the server is asked, a few times a second, before the other views are done.
+    job_id = client.submit(synthesis_request(radiograph, POSES * 4, "tiny", steps=400))
     states = []
     for event in client.follow(job_id):
         if isinstance(event, FinishedView):
