@@ -19,10 +19,12 @@ from svdrr.superres.learned import NETWORKS, enlarge, load_network
 from svdrr.superres.networks import LCMSR, DeltaDiff, RegressionNetwork
 from svdrr.superres.training import images as training_images
 from svdrr.superres.training import lcmsr as lcmsr_training
+from svdrr.superres.training import loop as training_loop
 from svdrr.superres.training.__main__ import begin_from, save
 from svdrr.superres.training.crops import draw_pairs
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency, train_decoder
+from svdrr.superres.training.loop import Training
 from svdrr.superres.training.overlays import _HOW_OFTEN, Draw, _chord, _deposit, add_overlays
 from svdrr.superres.training.regression import train_regression
 from svdrr.synthesis.configuration import Schedule
@@ -126,7 +128,7 @@ def trained(stage: str, images: NDArray[np.uint16], work: Path, on_step: Callabl
     make, train = STAGES[stage]
     torch.manual_seed(2)
     network = make()
-    train(network, images, SCHEDULE, 16, work, seed=5, on_step=on_step)
+    train(network, Training(images, 16, SCHEDULE, work, seed=5, on_step=on_step))
     return network
 
 
@@ -189,7 +191,7 @@ def test_the_target_is_the_average_of_the_weights(
         target.unet.conv_out.bias.data += 1.0
         seen["matters"] = (loss_at(0) - before).abs().item()
 
-    monkeypatch.setattr(lcmsr_training, "train", watch)
+    monkeypatch.setattr(training_loop, "train", watch)
     monkeypatch.setattr(lcmsr_training, "SEGMENTS", (50,))
     trained("consistency", images, tmp_path)
     assert seen["same"]
@@ -228,8 +230,32 @@ def test_regression_learns_what_a_detector_blurs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = RegressionNetwork(2, 0.01, 16, 1)
     schedule = Schedule(steps=300, batch_size=4, learning_rate=5e-3, warmup_steps=5, ema_decay=0.9)
-    train_regression(network, shapes, schedule, 24, tmp_path, seed=1)
+    train_regression(network, Training(shapes, 24, schedule, tmp_path, seed=1))
     pairs = draw_pairs(shapes, 2, 24, (100,), range(32))
     with torch.no_grad():
         learned = (network(pairs.reduced, pairs.interpolated) - pairs.truth).abs().mean()
     assert learned < 0.96 * (pairs.interpolated - pairs.truth).abs().mean()
+
+
+@pytest.mark.parametrize("spread", [0.0, lcmsr_training.SPREAD])
+def test_samples_learn_to_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: float) -> None:
+    """By their common score alone: with nothing but their errors, the decoder goes on to ignore what differs."""
+    monkeypatch.setattr(lcmsr_training, "SPREAD", spread)
+    noise = np.random.default_rng(3).standard_normal((1, 256, 256))
+    smooth, fine = (gaussian_filter(noise, (0.0, sigma, sigma)) for sigma in (12.0, 0.7))
+    images = np.where(smooth > 0.0, 25000 + 4000 * fine, 25000).astype(np.uint16)
+    torch.manual_seed(0)
+    network = LCMSR(2, 0.02, 8, 1, (8, 8), 16, 16, 1, 1)
+    torch.nn.init.normal_(network.unet.conv_out.weight, std=0.3)
+    torch.nn.init.zeros_(network.decoder.first_side.weight)
+    schedule = Schedule(steps=100, batch_size=4, learning_rate=5e-3, warmup_steps=5, ema_decay=0.9)
+    train_decoder(network, Training(images, 24, schedule, tmp_path, seed=1))
+    pairs = draw_pairs(images, 2, 24, (100,), range(32))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        one, other = (
+            network(pairs.reduced, pairs.interpolated, torch.randn(32, 4, 12, 12, generator=generator))
+            for _ in range(2)
+        )
+    apart, wrong = (one - other).abs().mean(), (one - pairs.truth).abs().mean()
+    assert (apart > 0.05 * wrong) == (spread > 0.0)

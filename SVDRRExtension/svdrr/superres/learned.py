@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 
-from svdrr.devices import choose_device
+from svdrr.devices import choose_device, put_on
 from svdrr.errors import SVDRRError
 from svdrr.models.registry import weights_sha256
 from svdrr.superres.interpolation import interpolate
@@ -114,14 +114,7 @@ def _loaded(method: str, folder: Path, device: str, _: str) -> ModelMixin:
     if chosen.type == "cpu":
         # The layout that convolutions on a CPU are fastest in.
         network.to(memory_format=torch.channels_last)
-    try:
-        return network.to(chosen)
-    except RuntimeError as error:  # too little memory, or a GPU that this PyTorch was not built for
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise SVDRRError(
-            f"The super-resolution model '{method}' cannot be put on the device '{chosen}' ({reason}); "
-            "close other programs that use it, or choose cpu."
-        ) from error
+    return put_on(chosen, network, f"The super-resolution model '{method}'")
 
 
 def _tensor(values: NDArray[np.float32], network: ModelMixin) -> torch.Tensor:

@@ -130,12 +130,16 @@ class LCMSR(ModelMixin, ConfigMixin):
         skip, out = self.scheduler.get_scalings_for_boundary_condition_discrete(timestep.float()[:, None, None, None])
         return skip * noised + out * predicted
 
+    def sampled(self, noise: Tensor, condition: Tensor) -> Tensor:
+        """A code (batch, CODE_CHANNELS, H/4, W/4) from nothing but noise of its shape, in one step: f at t = T."""
+        last = torch.full((len(noise),), self.scheduler.config.num_train_timesteps - 1, device=noise.device)
+        return self.consistent(noise, condition, last)
+
     def forward(self, reduced: Tensor, interpolated: Tensor, noise: Tensor | None = None) -> Tensor:
         """The enlarged radiograph, in one step from `noise` (batch, CODE_CHANNELS, H/4, W/4), or of the condition."""
         code = self.condition(interpolated)
         if noise is not None:
-            last = torch.full((len(noise),), self.scheduler.config.num_train_timesteps - 1, device=noise.device)
-            code = self.consistent(noise, code, last)
+            code = self.sampled(noise, code)
         return self.decode(reduced, interpolated, code)
 
     def _per_channel(self, values: Tensor) -> Tensor:

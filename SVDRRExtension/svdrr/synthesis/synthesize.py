@@ -14,7 +14,7 @@ from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 
-from svdrr.devices import choose_device
+from svdrr.devices import choose_device, put_on
 from svdrr.errors import SVDRRError
 from svdrr.geometry import CArmPose, Detector, View, relative_view_encoding
 from svdrr.models import ModelDescription, find_model
@@ -83,14 +83,7 @@ class Synthesizer:
             pipeline.vae.to(memory_format=torch.channels_last)
         if pipeline.lifting is not None:
             pipeline.lifting.float()
-        try:
-            self.pipeline = pipeline.to(self.device)
-        except RuntimeError as error:  # too little memory, or a GPU that this PyTorch was not built for
-            reason = str(error).splitlines()[0].partition(". ")[0]
-            raise SVDRRError(
-                f"The model '{self.model.name}' cannot be put on the device '{self.device}' ({reason}); "
-                "close other programs that use it, or choose cpu."
-            ) from error
+        self.pipeline = put_on(self.device, pipeline, f"The model '{self.model.name}'")
         if compile:
             _keep_compiled_code()
             self.pipeline.vcdit.compile()

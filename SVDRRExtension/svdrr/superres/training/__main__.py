@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from svdrr.superres.networks import LCMSR, DeltaDiff, RegressionNetwork
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.images import build_images, load_images
 from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency, train_decoder
+from svdrr.superres.training.loop import Training
 from svdrr.superres.training.regression import train_regression
 from svdrr.synthesis.configuration import Schedule
 from svdrr.synthesis.training.record import keep_record
@@ -40,13 +42,22 @@ SCHEDULES = {
 }
 FINE_TUNING = {"regression": 0.5, "autoencoder": 0.5, "consistency": 0.5, "decoder": 0.5, "deltadiff": 1.2}
 """Part of the steps that x2 takes, since it begins from x4; DeltaDiff's first and last layers differ most."""
+METHODS: dict[str, tuple[type[ModelMixin], dict[str, Callable[[Any, Training], None]]]] = {
+    "regression": (RegressionNetwork, {"regression": train_regression}),
+    "lcmsr": (
+        LCMSR,
+        {"autoencoder": train_autoencoder, "consistency": train_consistency, "decoder": train_decoder},
+    ),
+    "deltadiff": (DeltaDiff, {"deltadiff": train_deltadiff}),
+}
+"""Network and stages of the training, in their order."""
 
 
 def main() -> None:
     """Builds what is missing, and trains what is asked for."""
     parser = argparse.ArgumentParser(description="Train the super-resolution models on phantom radiographs.")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--method", choices=TRAIN, action="append", help="may be repeated; all by default")
+    parser.add_argument("--method", choices=METHODS, action="append", help="may be repeated; all by default")
     parser.add_argument("--scale", type=int, choices=SIDE, action="append", help="4, then 2, by default")
     parser.add_argument("--phantoms", type=int, default=PHANTOMS)
     parser.add_argument("--seed", type=int, default=0)
@@ -57,9 +68,9 @@ def main() -> None:
     build_images(directory / "images", seeds)
     images = load_images(directory / "images", seeds)
     for scale in arguments.scale or SIDE:
-        for method in arguments.method or TRAIN:
+        for method in arguments.method or METHODS:
             torch.manual_seed(arguments.seed)
-            TRAIN[method](images, scale, directory, arguments.seed, arguments.mixed_precision)
+            _train(method, scale, images, directory, arguments.seed, arguments.mixed_precision)
 
 
 def schedule_of(stage: str, scale: int) -> Schedule:
@@ -85,36 +96,14 @@ def save(network: ModelMixin, folder: Path, stages: dict[str, Path]) -> None:
         keep_record(temporary, stages)
 
 
-def _regression(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
-    network = RegressionNetwork(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
-    begin_from(network, directory / "regression" / "x4")
-    work = directory / f"train-regression-x{scale}"
-    train_regression(network, images, schedule_of("regression", scale), SIDE[scale], work, seed, mixed_precision)
-    save(network, directory / "regression" / f"x{scale}", {"regression": work})
-
-
-def _lcmsr(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
-    network = LCMSR(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
-    begin_from(network, directory / "lcmsr" / "x4")
-    stages = {name: directory / f"train-{name}-x{scale}" for name in ("autoencoder", "consistency", "decoder")}
-    for (stage, work), train in zip(stages.items(), (train_autoencoder, train_consistency, train_decoder), strict=True):
-        train(network, images, schedule_of(stage, scale), SIDE[scale], work, seed, mixed_precision)
-    save(network, directory / "lcmsr" / f"x{scale}", stages)
-
-
-def _deltadiff(images: NDArray[np.uint16], scale: int, directory: Path, seed: int, mixed_precision: str) -> None:
-    network = DeltaDiff(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
-    begin_from(network, directory / "deltadiff" / "x4")
-    work = directory / f"train-deltadiff-x{scale}"
-    train_deltadiff(network, images, schedule_of("deltadiff", scale), SIDE[scale], work, seed, mixed_precision)
-    save(network, directory / "deltadiff" / f"x{scale}", {"deltadiff": work})
-
-
-TRAIN: dict[str, Callable[[NDArray[np.uint16], int, Path, int, str], None]] = {
-    "regression": _regression,
-    "lcmsr": _lcmsr,
-    "deltadiff": _deltadiff,
-}
+def _train(method: str, scale: int, images: NDArray[np.uint16], directory: Path, seed: int, precision: str) -> None:
+    network_type, stages = METHODS[method]
+    network = network_type(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
+    begin_from(network, directory / method / "x4")
+    works = {stage: directory / f"train-{stage}-x{scale}" for stage in stages}
+    for stage, train in stages.items():
+        train(network, Training(images, SIDE[scale], schedule_of(stage, scale), works[stage], seed, precision))
+    save(network, directory / method / f"x{scale}", works)
 
 
 if __name__ == "__main__":

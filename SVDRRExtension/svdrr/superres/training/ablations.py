@@ -24,6 +24,7 @@ from svdrr.superres.training.__main__ import PHANTOMS, RESIDUAL_SCALE, SCHEDULES
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.images import build_images, load_images
 from svdrr.superres.training.lcmsr import train_consistency, train_decoder
+from svdrr.superres.training.loop import Training
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
 
 SCALE = 4
@@ -69,10 +70,8 @@ def _train_lcmsr(name: str, images: NDArray[np.uint16], directory: Path, work: P
     network = LCMSR(SCALE, RESIDUAL_SCALE[SCALE])
     network.encoder, network.decoder, network.code_std = trained.encoder, trained.decoder, trained.code_std
     network.to(memory_format=torch.channels_last)
-    schedule = replace(SCHEDULES["consistency"], steps=STEPS["consistency"])
-    train_consistency(network, images, schedule, SIDE[SCALE], work, seed, "bf16", **LCMSR_VARIANTS[name])
-    schedule = replace(SCHEDULES["decoder"], steps=STEPS["decoder"])
-    train_decoder(network, images, schedule, SIDE[SCALE], work / "decoder", seed, "bf16")
+    train_consistency(network, _training("consistency", images, work, seed), **LCMSR_VARIANTS[name])
+    train_decoder(network, _training("decoder", images, work / "decoder", seed))
     return network
 
 
@@ -80,9 +79,12 @@ def _train_deltadiff(name: str, images: NDArray[np.uint16], directory: Path, wor
     network = DeltaDiff(SCALE, RESIDUAL_SCALE[SCALE], **DELTADIFF_VARIANTS[name])
     begin_from(network, directory / "deltadiff" / f"x{SCALE}")
     network.to(memory_format=torch.channels_last)
-    schedule = replace(SCHEDULES["deltadiff"], steps=STEPS["deltadiff"])
-    train_deltadiff(network, images, schedule, SIDE[SCALE], work, seed, "bf16")
+    train_deltadiff(network, _training("deltadiff", images, work, seed))
     return network
+
+
+def _training(stage: str, images: NDArray[np.uint16], work: Path, seed: int) -> Training:
+    return Training(images, SIDE[SCALE], replace(SCHEDULES[stage], steps=STEPS[stage]), work, seed, "bf16")
 
 
 def _by(network: ModelMixin, seed: int | None) -> Callable[[Case], NDArray[np.float32]]:

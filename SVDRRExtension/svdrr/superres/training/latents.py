@@ -21,12 +21,11 @@ from torch.nn import functional
 
 from svdrr.superres.networks import without_normalization
 from svdrr.superres.training.__main__ import PHANTOMS, SCHEDULES, SIDE
-from svdrr.superres.training.crops import draw_pairs
 from svdrr.superres.training.images import build_images, load_images
+from svdrr.superres.training.loop import Batch, Training
 from svdrr.superres.training.validation import TABLE_HEAD, Case, bicubic, score, validation_cases
-from svdrr.synthesis.training.loop import train
 
-STEPS = 400
+STEPS = 2000
 SCALE = 4
 _LEVELS = 3
 _PARTS = {
@@ -60,22 +59,23 @@ def main() -> None:
     }
     for name, autoencoder in autoencoders.items():
         without_normalization(autoencoder)
-        _train(autoencoder, images, arguments.directory / "latents" / name.replace(" ", "-"), arguments.seed)
+        schedule = replace(SCHEDULES["autoencoder"], steps=STEPS)
+        work = arguments.directory / "latents" / name.replace(" ", "-")
+        _train(autoencoder, Training(images, SIDE[SCALE], schedule, work, arguments.seed, "bf16"))
         print(score(cases, partial(_reconstructed, autoencoder)).row(name), flush=True)
 
 
-def _train(autoencoder: ModelMixin, images: NDArray[np.uint16], work: Path, seed: int) -> None:
+def _train(autoencoder: ModelMixin, training: Training) -> None:
     autoencoder.to(memory_format=torch.channels_last)
-    schedule = replace(SCHEDULES["autoencoder"], steps=STEPS)
 
-    def loss_at(step: int) -> Tensor:
-        truth = draw_pairs(images, SCALE, SIDE[SCALE], (seed, step), range(schedule.batch_size)).truth
+    def loss(batch: Batch) -> Tensor:
+        truth = batch.pairs.truth
         if isinstance(autoencoder, VQModel):
             decoded, commitment = autoencoder(truth, return_dict=False)
             return functional.l1_loss(decoded, truth) + commitment.mean()
         return functional.l1_loss(autoencoder(truth).sample, truth)
 
-    train(autoencoder, loss_at, schedule, work, mixed_precision="bf16")
+    training.run(autoencoder, SCALE, loss)
 
 
 @torch.no_grad()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from svdrr.superres.networks import LCMSR
 from svdrr.superres.training.crops import draw_pairs
-from svdrr.synthesis.configuration import Schedule
-from svdrr.synthesis.training.loop import share, train
+from svdrr.superres.training.loop import Batch, Training
 
 KL_WEIGHT = 0.03
 """Reached in the middle of the training: from the beginning, it drives the encoder to say nothing at all."""
@@ -30,57 +26,42 @@ SEGMENTS = (5, 10, 25, 50)
 What is known at t = 0 reaches t = T in as many steps as there are segments. To begin with few of them, as Song and
 Dhariwal (2023) do, takes a fraction of the training that 50 from the beginning would take.
 """
+SPREAD = 0.5
+"""λ, the weight of the distance between two samples of an image against their distances from the truth.
+
+With 1, their score is the continuous ranked probability score (Gneiting and Raftery, 2007, eq. 21), least for samples
+that spread about each other as they do about the truth; their mean squared error is then twice that of their mean, or
+no better than bicubic interpolation's. For normal errors, λ makes their variance λ² / (2 − λ²) of that: 0.14.
+"""
 _STD_SAMPLES = 64
 
 
-def train_autoencoder(
-    network: LCMSR,
-    images: NDArray[np.uint16],
-    schedule: Schedule,
-    side: int,
-    directory: Path,
-    seed: int,
-    mixed_precision: str = "no",
-    on_step: Callable[[int, int], None] | None = None,
-) -> None:
-    """Trains encoder and decoder in place with L1 and KL, and sets `code_std`. Arguments as in `train_regression`.
+def train_autoencoder(network: LCMSR, training: Training) -> None:
+    """Trains encoder and decoder in place with L1 and KL, and sets `code_std`.
 
     There is no adversarial loss: what it adds to a radiograph looks real and is not.
     """
     _train_only(network, (network.encoder, network.decoder))
-    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
 
-    def loss_at(step: int) -> Tensor:
-        generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
+    def loss(batch: Batch) -> Tensor:
+        pairs = batch.pairs
         posterior = network.posterior(pairs.truth, pairs.interpolated)
-        noise = _noise_like(posterior.mean, generator, schedule.batch_size, mine)
-        told = torch.from_numpy(generator.random(schedule.batch_size)[mine] >= WITHOUT_CODE).to(noise.device)
+        noise = batch.noise_like(posterior.mean)
+        told = batch.share_of(batch.generator.random(batch.size) >= WITHOUT_CODE)
         code = told[:, None, None, None] * (posterior.mean + posterior.std * noise) / network.code_std[:, None, None]
         decoded = network.decode(pairs.reduced, pairs.interpolated, code)
         difference = functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
-        weight = KL_WEIGHT * min(1.0, 2.0 * step / schedule.steps)
+        weight = KL_WEIGHT * min(1.0, 2.0 * batch.step / training.schedule.steps)
         return difference + weight * posterior.kl().sum() / posterior.mean.numel()
 
-    train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step)
+    training.run(network, network.config.scale, loss)
     with torch.no_grad():
-        pairs = draw_pairs(images, network.config.scale, side, (seed,), range(_STD_SAMPLES))
+        pairs = draw_pairs(training.images, network.config.scale, training.side, (training.seed,), range(_STD_SAMPLES))
         codes = network.posterior(pairs.truth, pairs.interpolated).mode()
         network.code_std.copy_(codes.std(dim=(0, 2, 3)))
 
 
-def train_consistency(
-    network: LCMSR,
-    images: NDArray[np.uint16],
-    schedule: Schedule,
-    side: int,
-    directory: Path,
-    seed: int,
-    mixed_precision: str = "no",
-    on_step: Callable[[int, int], None] | None = None,
-    consistency: bool = True,
-    distillation: bool = True,
-) -> None:
+def train_consistency(network: LCMSR, training: Training, consistency: bool = True, distillation: bool = True) -> None:
     """Trains the conditional network and the denoiser in place, on the codes of the autoencoder, which stays.
 
     The schedule's average of the weights is the target network's, μ of algorithm 1. The paper's ablations: without
@@ -88,20 +69,18 @@ def train_consistency(
     """
     _train_only(network, (network.conditional, network.unet))
     target = copy.deepcopy(network)
-    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
-    scheduler = network.scheduler
+    scheduler, steps = network.scheduler, training.schedule.steps
 
-    def loss_at(step: int) -> Tensor:
-        generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
-        segments = SEGMENTS[min(len(SEGMENTS) * step // schedule.steps, len(SEGMENTS) - 1)]
+    def loss(batch: Batch) -> Tensor:
+        pairs = batch.pairs
+        segments = SEGMENTS[min(len(SEGMENTS) * batch.step // steps, len(SEGMENTS) - 1)]
         length = scheduler.config.num_train_timesteps // segments
         with torch.no_grad():
             code = network.code(pairs.truth, pairs.interpolated)
-        noise = _noise_like(code, generator, schedule.batch_size, mine)
+        noise = batch.noise_like(code)
         # Uniform, and spread evenly over the batch: what is known at t = 0 is in as many batches as can be.
-        places = (np.arange(schedule.batch_size) + generator.random(schedule.batch_size)) / schedule.batch_size
-        number = torch.from_numpy((segments * places[mine]).astype(np.int64) + 1).to(code.device)
+        places = (np.arange(batch.size) + batch.generator.random(batch.size)) / batch.size
+        number = batch.share_of((segments * places).astype(np.int64) + 1)
         later, earlier = length * number - 1, length * (number - 1) - 1
         condition = network.condition(pairs.interpolated)
         predicted = network.consistent(scheduler.add_noise(code, noise, later), condition, later)
@@ -116,46 +95,31 @@ def train_consistency(
         # Where it is not learned from it still counts: a consistency loss alone may rise while much is learned.
         return functional.l1_loss(predicted, aim) + (distilled if distillation else distilled.detach())
 
-    train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step, target=target)
+    training.run(network, network.config.scale, loss, target)
 
 
-def train_decoder(
-    network: LCMSR,
-    images: NDArray[np.uint16],
-    schedule: Schedule,
-    side: int,
-    directory: Path,
-    seed: int,
-    mixed_precision: str = "no",
-    on_step: Callable[[int, int], None] | None = None,
-) -> None:
-    """Trains the decoder in place on the codes that it will get: sampled, expected, and, so that it heeds them, true.
+def train_decoder(network: LCMSR, training: Training) -> None:
+    """Trains the decoder in place on the codes that it will get, sampled and expected.
 
-    Not in the paper, whose decoder has met true codes only, and takes for certain what a predicted one says.
+    Not in the paper, whose decoder has met true codes only, and takes for certain what a predicted one says. With the
+    errors of samples alone it would learn to pay no heed to what differs between them; so two samples of an image are
+    scored together, and to differ where the truth is uncertain counts for them, see `SPREAD`.
     """
     _train_only(network, (network.decoder,))
-    mine = np.arange(schedule.batch_size)[share(schedule.batch_size)]
 
-    def loss_at(step: int) -> Tensor:
-        generator = np.random.default_rng((seed, step))
-        pairs = draw_pairs(images, network.config.scale, side, (seed, step), mine)
+    def loss(batch: Batch) -> Tensor:
+        pairs = batch.pairs
         with torch.no_grad():
-            true, expected = network.code(pairs.truth, pairs.interpolated), network.condition(pairs.interpolated)
-            noise = _noise_like(true, generator, schedule.batch_size, mine)
-            last = torch.full((len(mine),), network.scheduler.config.num_train_timesteps - 1, device=noise.device)
-            codes = torch.stack([network.consistent(noise, expected, last), true, expected])
-        kinds = torch.from_numpy(generator.permuted(np.arange(schedule.batch_size) % len(codes))[mine])
-        mixed = codes[kinds.to(noise.device), torch.arange(len(mine), device=noise.device)]
-        decoded = network.decode(pairs.reduced, pairs.interpolated, mixed)
-        return functional.l1_loss(decoded, pairs.truth) / network.config.residual_scale
+            expected = network.condition(pairs.interpolated)
+            sampled = [network.sampled(batch.noise_like(expected), expected) for _ in range(2)]
+        deterministic, one, other = (
+            network.decode(pairs.reduced, pairs.interpolated, code) for code in (expected, *sampled)
+        )
+        errors = functional.l1_loss(one, pairs.truth) + functional.l1_loss(other, pairs.truth)
+        score = (errors - SPREAD * functional.l1_loss(one, other)) / 2.0
+        return (score + functional.l1_loss(deterministic, pairs.truth)) / network.config.residual_scale
 
-    train(network, loss_at, schedule, directory, mixed_precision=mixed_precision, on_step=on_step)
-
-
-def _noise_like(codes: Tensor, generator: np.random.Generator, batch_size: int, mine: NDArray[np.integer]) -> Tensor:
-    """Standard normal; that of the whole batch, of which this process takes its share."""
-    of_batch = generator.standard_normal((batch_size, *codes.shape[1:]), np.float32)
-    return torch.from_numpy(of_batch[mine]).to(codes.device)
+    training.run(network, network.config.scale, loss)
 
 
 def _train_only(network: LCMSR, parts: tuple[nn.Module, ...]) -> None:
