@@ -251,7 +251,7 @@ def enhance(
         str, typer.Option(help="lcmsr, deltadiff, regression (learned on phantoms); lanczos, bicubic.")
     ] = "lanczos",
     scale: Annotated[int, typer.Option(help="2 or 4.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of lcmsr's noise.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of lcmsr's noise, 0 by default.")] = None,
     deterministic: Annotated[bool, typer.Option(help="lcmsr without noise, by its conditional network alone.")] = False,
     consistent: Annotated[
         bool, typer.Option(help="Remove what the result contradicts in the input, by iterative back-projection.")
@@ -264,7 +264,7 @@ def enhance(
         Path | None,
         typer.Option(help="Also write, as .nrrd, the standard deviation of lcmsr's result over seeds, in percent."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Of the uncertainty map, 2 to 64.")] = 8,
+    seeds: Annotated[int | None, typer.Option(help="Of the uncertainty map, 2 to 64; 8 by default.")] = None,
     backend: BackendURL = None,
     token_file: TokenFile = None,
     authority: Authority = None,
@@ -278,14 +278,21 @@ def enhance(
     from svdrr.images import pixel_to_ras, read_radiograph, require_radiograph_suffix, write_nrrd, write_png
     from svdrr.superres import check_enhancement, uncertainty
     from svdrr.superres import enhance as enhance_radiograph
-    from svdrr.superres.enhance import MAX_SEEDS, finer_pixels
+    from svdrr.superres.degradation import gray_scale_of
+    from svdrr.superres.enhance import UNCERTAINTY_SEEDS, finer_pixels
     from svdrr.superres.fidelity import data_fidelity
 
-    sampled = None if deterministic else seed
-    map_seeds = 0 if uncertainty_map is None else seeds
-    if uncertainty_map is not None and not seeds:
-        # Elsewhere 0 seeds stand for no map.
-        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not 0.")
+    if deterministic and seed is not None:
+        raise SVDRRError("Without noise there is no seed; give either --deterministic or --seed.")
+    if method != "lcmsr" and (deterministic or seed is not None):
+        raise SVDRRError(f"Only lcmsr has noise; leave out --seed and --deterministic with '{method}'.")
+    if uncertainty_map is None and seeds is not None:
+        raise SVDRRError("The --seeds are those of an uncertainty map; give --uncertainty-map too.")
+    sampled = None if deterministic else seed or 0
+    if seeds is None:
+        seeds = UNCERTAINTY_SEEDS
+    # Elsewhere 0 seeds stand for no map.
+    map_seeds = 0 if uncertainty_map is None else seeds or -1
     if backend is None:
         check_enhancement(method, scale, sampled, map_seeds)
     require_radiograph_suffix(output)
@@ -319,7 +326,7 @@ def enhance(
             write_nrrd(files[output], enlarged.pixels, enlarged, finer_place)
         else:
             write_png(files[output], enlarged)
-        fidelity = data_fidelity(enlarged.pixels, radiograph.pixels)
+        fidelity = data_fidelity(enlarged.pixels, radiograph.pixels, gray_scale_of(radiograph))
         if fidelity_map is not None:
             quantity = "absolute difference of the result, reduced again, from the input"
             of_input = replace(radiograph, provenance=enlarged.provenance)
@@ -336,10 +343,16 @@ def enhance(
         "pixel_spacing_mm": enlarged.pixel_spacing_mm,
         "fidelity_mean_percent": fidelity.mean_percent,
         "fidelity_max_percent": fidelity.max_percent,
+        "is_consistent": fidelity.is_consistent,
+        "method": method,
+        "scale": scale,
+        "seed": sampled if method == "lcmsr" else None,
     }
     sentence = f"{rows} x {columns} pixels, computed and not for diagnosis, written to {output}. {fidelity.verdict}"
     if consistent and not fidelity.is_consistent:
-        sentence += " They could not be made to agree: a detector with such blur would not have measured the input."
+        sentence += (
+            " Not all pixels could be made to agree: a detector with such blur would not have measured the input."
+        )
     _report(as_json, result, sentence)
 
 

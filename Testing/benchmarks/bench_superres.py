@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ from svdrr.files import whole_file
 from svdrr.geometry import Detector, View
 from svdrr.geometry.viewsets import hemisphere_views
 from svdrr.images import read_radiograph
+from svdrr.provenance import Provenance
 from svdrr.radiograph import Radiograph
 from svdrr.superres import enhance, uncertainty
-from svdrr.superres.degradation import OPEN_BEAM_PHOTONS_PER_MM2, Degradation
+from svdrr.superres.degradation import OPEN_BEAM_PHOTONS_PER_MM2, Degradation, gray_scale_of
 from svdrr.superres.fidelity import data_fidelity
 from svdrr.superres.training.images import build_images, load_images
 from svdrr.synthesis.training.phantom_views import FIRST_HELD_OUT_SEED
@@ -175,17 +176,19 @@ def measured(images: str, truths: list[Floats], detector: Degradation, peaks: di
     scores: dict[str, list[list[float]]] = {name: [] for name in (*METHODS, "truth")}
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     for number, truth in enumerate(track(truths, f"{images}, x{scale}", transient=True)):
-        source = Radiograph(detector.expose(truth, np.random.default_rng(number)))
+        source = exposed(truth, detector, number)
         results = {"truth": truth}
         for name, settings in METHODS.items():
             if number == 0:
-                enhanced(Radiograph(source.pixels[:16, :16]), scale, settings)  # Weights are loaded but once.
+                enhanced(
+                    replace(source, pixels=source.pixels[:16, :16]), scale, settings
+                )  # Weights are loaded but once.
             began = time.perf_counter()
             results[name] = enhanced(source, scale, settings)
             seconds[name].append(time.perf_counter() - began)
         # Metrics leave one of two processors idle.
         with ThreadPoolExecutor(2) as pool:
-            of_image = {name: pool.submit(scored, result, truth, source.pixels) for name, result in results.items()}
+            of_image = {name: pool.submit(scored, result, truth, source) for name, result in results.items()}
         for name, score in of_image.items():
             scores[name].append(score.result())
     for name, of_method in scores.items():
@@ -198,17 +201,24 @@ def enhanced(source: Radiograph, scale: int, settings: dict[str, Any]) -> Floats
     return enhance(source, scale=scale, device="cpu", **settings).pixels
 
 
-def scored(enlarged: Floats, truth: Floats, source: Floats) -> list[float]:
+def exposed(truth: Floats, detector: Degradation, number: int) -> Radiograph:
+    """That of a DRR says so: its gray scale is known."""
+    is_drr = detector.gray_scale == "drr"
+    provenance = Provenance("DRR (joseph)", "the benchmark") if is_drr else None
+    return Radiograph(detector.expose(truth, np.random.default_rng(number)), provenance=provenance)
+
+
+def scored(enlarged: Floats, truth: Floats, source: Radiograph) -> list[float]:
     """In the order of `METRICS`, and the residual."""
     metrics = [float(metric(enlarged[None], truth[None])[0]) for metric in METRICS.values()]
-    return [*metrics, data_fidelity(enlarged, source).mean_percent]
+    return [*metrics, data_fidelity(enlarged, source.pixels, gray_scale_of(source)).mean_percent]
 
 
 def spread_over(images: str, truths: list[Floats], scale: int) -> Spread:
     """What LCMSR's uncertainty says of its error."""
     figures = []
     for number, truth in enumerate(track(truths, f"uncertainty, {images}, x{scale}", transient=True)):
-        source = Radiograph(detector_of(images, scale).expose(truth, np.random.default_rng(number)))
+        source = exposed(truth, detector_of(images, scale), number)
         error = np.abs(enhanced(source, scale, METHODS["lcmsr"]) - truth).ravel()
         deviation = uncertainty(source, scale, device="cpu").pixels.ravel()
         order = np.argsort(deviation)

@@ -172,7 +172,7 @@ def test_each_stage_of_lcmsr_leaves_the_parts_of_the_other(images: NDArray[np.ui
 
 def test_codes_have_unit_variance_after_the_first_stage(images: NDArray[np.uint16], tmp_path: Path) -> None:
     network = trained("autoencoder", images, tmp_path)
-    pairs = draw_pairs(images, 2, 16, (5,), range(64))  # Those that the training took for it.
+    pairs = draw_pairs(images, 2, 16, (5, SCHEDULE.steps), range(64))  # Those that the training took for it.
     with torch.no_grad():
         codes = network.code(pairs.truth, pairs.interpolated)
     assert codes.std(dim=(0, 2, 3)).tolist() == pytest.approx([1.0] * 4, rel=1e-3)

@@ -92,7 +92,8 @@ class EnhanceJob:
     """A radiograph with more pixels; its pixels are float32 (rows, columns) in [0, 1].
 
     seed, consistent: as in `svdrr.superres.enhance`. uncertainty_seeds: over how many seeds the uncertainty map is made
-    that comes as a second image, LCMSR's only, or 0 for none. view: where known.
+    that comes as a second image, LCMSR's only, or 0 for none. view: where known. is_drr: whether it has the gray scale
+    of `svdrr.drr.to_display`.
     """
 
     method: str
@@ -102,6 +103,7 @@ class EnhanceJob:
     uncertainty_seeds: int = 0
     pixel_spacing_mm: Spacing | None = None
     view: View | None = None
+    is_drr: bool = False
     pixels_sha256: str | None = None
     kind: Literal["enhance"] = "enhance"
 

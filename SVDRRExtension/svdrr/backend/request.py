@@ -97,7 +97,16 @@ def enhancement_request(
     uncertainty_seeds: for a second image, as `svdrr.superres.uncertainty` makes it over so many seeds; 0 for none.
     SVDRRError for values out of range.
     """
-    job = EnhanceJob(method, scale, seed, consistent, uncertainty_seeds, radiograph.pixel_spacing_mm, radiograph.view)
+    job = EnhanceJob(
+        method,
+        scale,
+        seed,
+        consistent,
+        uncertainty_seeds,
+        radiograph.pixel_spacing_mm,
+        radiograph.view,
+        radiograph.has_drr_gray_scale,
+    )
     origin = radiograph.provenance
 
     def restore(view: Radiograph) -> Radiograph:

@@ -95,6 +95,7 @@ class Workbench:
     def _enlarged(self, job: EnhanceJob, image: NDArray[np.float32], report: Report) -> Iterator[Radiograph]:
         report("Enlarging", 0, 1)
         radiograph = Radiograph(image, job.pixel_spacing_mm, job.view)
+        gray_scale = "drr" if job.is_drr else "logarithmic"
         yield enhance(
             radiograph,
             job.method,
@@ -103,6 +104,7 @@ class Workbench:
             job.consistent,
             self._device,
             lambda step, steps: report("Enlarging", step, steps),
+            gray_scale,
         )
         if job.uncertainty_seeds:
             yield uncertainty(
@@ -113,6 +115,7 @@ class Workbench:
                 self._device,
                 job.consistent,
                 lambda step, steps: report("Measuring the uncertainty", step, steps),
+                gray_scale,
             )
 
     def _synthesized(self, job: SynthesizeJob, image: NDArray[np.float32], report: Report) -> Iterator[Radiograph]:

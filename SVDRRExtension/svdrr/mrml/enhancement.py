@@ -28,6 +28,7 @@ from svdrr.mrml.task import Progress, Say, Steps, in_background, require_in_scen
 from svdrr.provenance import PREFIX
 from svdrr.radiograph import Radiograph
 from svdrr.superres import interpolation
+from svdrr.superres.degradation import gray_scale_of
 from svdrr.superres.enhance import UNCERTAINTY_SEEDS, finer_pixels
 from svdrr.superres.fidelity import Fidelity, data_fidelity
 
@@ -133,7 +134,7 @@ def enhance_steps(
     result, *deviations = (_with_region(image, region) for image in results)
 
     def compared(say: Say) -> tuple[Fidelity, Any, _Map, list[_Map]]:
-        fidelity = data_fidelity(result.pixels, source.pixels)
+        fidelity = data_fidelity(result.pixels, source.pixels, gray_scale_of(source))
         return fidelity, radiograph_image(result), _fidelity_map(fidelity), list(map(_uncertainty_map, deviations))
 
     fidelity, image, differences, uncertainties = yield from in_background(

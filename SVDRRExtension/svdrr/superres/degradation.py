@@ -16,6 +16,7 @@ from svdrr.drr.detector import DetectorModel
 from svdrr.drr.display import from_display, to_display
 from svdrr.errors import SVDRRError
 from svdrr.preparation import FAINTEST_EXPOSURE
+from svdrr.radiograph import Radiograph
 
 BITS = range(8, 17)
 OPEN_BEAM_PHOTONS_PER_MM2 = 3.1e6
@@ -36,8 +37,15 @@ def _to_logarithmic(line_integrals: NDArray[np.float32]) -> NDArray[np.float32]:
 GRAY_SCALES = {"drr": (from_display, to_display), "logarithmic": (_from_logarithmic, _to_logarithmic)}
 """Line integrals from gray values, and back: those of `svdrr.drr.to_display`, and proportional to line integrals.
 
-The latter suits radiographs whose display mapping is unknown; it is the one of these two that holds for white.
+The latter suits radiographs whose display mapping is unknown.
 """
+
+
+def gray_scale_of(radiograph: Radiograph) -> str:
+    """Which of `GRAY_SCALES` to take for it."""
+    return "drr" if radiograph.has_drr_gray_scale else "logarithmic"
+
+
 _STRIP_ROWS = 64
 # Of a Gaussian, which the detector cuts off at 5 standard deviations, in full widths at half maximum.
 _BLUR_REACH = 5.0 / 2.355

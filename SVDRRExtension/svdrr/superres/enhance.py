@@ -16,6 +16,7 @@ from svdrr.models.registry import super_resolution_folder, weights_sha256
 from svdrr.provenance import Provenance, enhanced
 from svdrr.radiograph import Radiograph
 from svdrr.superres import interpolation
+from svdrr.superres.degradation import gray_scale_of
 from svdrr.superres.fidelity import consistent_with, data_fidelity
 
 LEARNED = ("regression", "lcmsr", "deltadiff")
@@ -56,8 +57,8 @@ def check_enhancement(method: str, scale: int, seed: int | None, uncertainty_see
         raise SVDRRError(f"A seed lies in 0 to 2^63 - 1, and {seed} does not.")
     if uncertainty_seeds and method != "lcmsr":
         raise SVDRRError(f"Only lcmsr has an uncertainty map; '{method}' gives the same result with every seed.")
-    if uncertainty_seeds and not 2 <= uncertainty_seeds <= MAX_SEEDS:
-        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not {uncertainty_seeds}.")
+    if uncertainty_seeds:
+        _check_seeds(uncertainty_seeds)
 
 
 def enhance(
@@ -68,16 +69,20 @@ def enhance(
     consistent: bool = False,
     device: str = "auto",
     on_step: OnStep | None = None,
+    gray_scale: str | None = None,
 ) -> Radiograph:
     """The radiograph with `scale` times as many rows and columns over the same physical extent.
 
     method: one of `METHODS`. seed: of LCMSR's noise, or None for its deterministic path, which the other methods are
     anyway. consistent: remove, at the resolution of the radiograph, what the result contradicts in it, see
     `svdrr.superres.fidelity.consistent_with`. device: of the learned methods, see `svdrr.devices.choose_device`.
+    gray_scale: of the radiograph, by default what `svdrr.superres.degradation.gray_scale_of` takes it for.
     The provenance says how far the result, reduced again, is from the radiograph. SVDRRError for an unknown method,
-    scale or device, a negative seed, and for weights that are missing or damaged.
+    scale or device, a negative seed, gray values outside [0, 1], and for weights that are missing or damaged.
     """
     check_enhancement(method, scale, seed)
+    radiograph = _checked(radiograph)
+    gray_scale = gray_scale or gray_scale_of(radiograph)
     made = Provenance(f"{method} x{scale}", radiograph.pixels_sha256())
     if method in LEARNED:
         folder = _weights(method, scale)
@@ -88,8 +93,8 @@ def enhance(
     else:
         pixels = interpolation.interpolate(radiograph.pixels, scale, method)
     if consistent:
-        pixels = consistent_with(pixels, radiograph.pixels, on_step)
-    fidelity = data_fidelity(pixels, radiograph.pixels)
+        pixels = consistent_with(pixels, radiograph.pixels, gray_scale, _going_on(on_step))
+    fidelity = data_fidelity(pixels, radiograph.pixels, gray_scale)
     residual = f"mean {fidelity.mean_percent:.3f} %, largest {fidelity.max_percent:.2f} % of the gray range"
     made = replace(made, settings={**made.settings, **_projection(consistent), "DataConsistencyResidual": residual})
     return _enlarged(radiograph, pixels, scale, made)
@@ -103,21 +108,25 @@ def uncertainty(
     device: str = "auto",
     consistent: bool = False,
     on_step: OnStep | None = None,
+    gray_scale: str | None = None,
 ) -> Radiograph:
     """How much LCMSR's result depends on its noise: the standard deviation of each pixel over `seeds` seeds.
 
     On the pixels of the enlarged image, in parts of its gray range; of `consistent` results where these are wanted. It
-    says where the model invents, not whether it is right where it does not, and is far smaller than the error.
+    says where the model invents, not whether it is right where it does not, and is smaller than the error.
     SVDRRError as in `enhance`, and unless there are 2 to `MAX_SEEDS` seeds.
     """
-    check_enhancement("lcmsr", scale, first_seed, seeds)
+    check_enhancement("lcmsr", scale, first_seed)
+    _check_seeds(seeds)
+    radiograph = _checked(radiograph)
+    gray_scale = gray_scale or gray_scale_of(radiograph)
     folder = _weights("lcmsr", scale)
     mean = squares = np.zeros((), np.float32)
     for number in range(seeds):
         of_seed = None if on_step is None else _part_of(on_step, number, seeds)
         pixels = _learned(radiograph.pixels, "lcmsr", folder, first_seed + number, device, of_seed)
         if consistent:
-            pixels = consistent_with(pixels, radiograph.pixels)
+            pixels = consistent_with(pixels, radiograph.pixels, gray_scale, _going_on(of_seed))
         # Welford's: the squares of small differences would be lost in those of the values.
         difference = pixels - mean
         mean = mean + difference / np.float32(number + 1)
@@ -169,6 +178,30 @@ def _weights(method: str, scale: int) -> Path:
 
 def _model_name(method: str, scale: int) -> str:
     return f"super-resolution/{method}/x{scale}"
+
+
+def _check_seeds(seeds: int) -> None:
+    if not 2 <= seeds <= MAX_SEEDS:
+        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not {seeds}.")
+
+
+def _checked(radiograph: Radiograph) -> Radiograph:
+    pixels = np.asarray(radiograph.pixels, np.float32)
+    if pixels.ndim != 2 or not pixels.size:
+        raise SVDRRError(f"A radiograph has rows and columns of pixels; its pixels here have the shape {pixels.shape}.")
+    if not np.isfinite(pixels).all():
+        raise SVDRRError("The radiograph holds NaN or infinite pixels; replace what is no number first.")
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if lowest < 0.0 or highest > 1.0:
+        raise SVDRRError(
+            f"The gray values of a radiograph lie in 0 to 1; these lie in {lowest:g} to {highest:g}; scale them."
+        )
+    return replace(radiograph, pixels=pixels)
+
+
+def _going_on(on_step: OnStep | None) -> OnStep | None:
+    """For work of unknown length after the last step, which can still be ended."""
+    return None if on_step is None else lambda *_: on_step(1, 1)
 
 
 def _part_of(on_step: OnStep, number: int, count: int) -> OnStep:

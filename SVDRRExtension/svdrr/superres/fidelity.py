@@ -13,8 +13,10 @@ from svdrr.superres.degradation import Degradation
 from svdrr.superres.interpolation import interpolate
 
 _ROUNDS = 30
-_WORTH_A_ROUND = 0.95
-"""Where a round leaves more than this part of the largest difference, the two cannot be made to agree."""
+_NEARER = 0.95
+_WORTH_A_ROUND = 1e-3
+"""Where a round leaves more than `_NEARER` of the difference, the two cannot be made to agree; it is the last one where
+less than this part of the pixels came nearer."""
 _CONSISTENT = 1.0 / 8192.0
 """Half a gray level of 4,096: a result that is nearer to its source is left as it is."""
 
@@ -52,42 +54,52 @@ class Fidelity:
         )
 
 
-def data_fidelity(enlarged: NDArray[np.float32], source: NDArray[np.float32]) -> Fidelity:
+def data_fidelity(
+    enlarged: NDArray[np.float32], source: NDArray[np.float32], gray_scale: str = "logarithmic"
+) -> Fidelity:
     """Compares the source with what a detector with its larger pixels would have measured of the enlarged image.
 
     source: (rows, columns) in [0, 1], whose range is the gray range. enlarged: (rows·scale, columns·scale), any whole
-    scale; it is reduced by the detector of `Degradation(scale)`, without noise: blur and area, of intensities whose
-    logarithm the gray values are taken for. SVDRRError for other shapes.
+    scale; it is reduced by the detector of `Degradation(scale)`, without noise: blur and area, of intensities. What
+    gray_scale says of these: `svdrr.superres.degradation.gray_scale_of`. SVDRRError for other shapes.
     """
-    return Fidelity((100.0 * np.abs(_missing(enlarged, source))).astype(np.float32))
+    return Fidelity((100.0 * np.abs(_missing(enlarged, source, gray_scale))).astype(np.float32))
 
 
 def consistent_with(
     enlarged: NDArray[np.float32],
     source: NDArray[np.float32],
+    gray_scale: str = "logarithmic",
     on_round: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """The enlarged image with what it lacks of the source, and without what it contradicts, at the source's resolution.
 
     Iterative back-projection (Irani and Peleg, 1991): what the source has more than the image, reduced again, is
-    interpolated and added, until they agree to half a gray level of 4,096, or come no nearer. Detail that is finer than
-    the source's pixels stays. Arguments as in `data_fidelity`; the result is in [0, 1]. on_round: called before each
-    round with its number and the most that there are; an exception from it ends the work.
+    interpolated and added, until they agree to half a gray level of 4,096, or come no nearer anywhere, as where an edge
+    of the source is sharper than such a detector's. No round makes the mean difference larger. Detail that is finer
+    than the source's pixels stays. Arguments as in `data_fidelity`; the result is in [0, 1]. on_round: called before
+    each round with its number and the most that there are; an exception from it ends the work.
     """
-    missing, before = _missing(enlarged, source), np.inf
+    missing = _missing(enlarged, source, gray_scale)
     for number in range(_ROUNDS):
-        largest = float(np.abs(missing).max())
-        if largest < _CONSISTENT or largest > _WORTH_A_ROUND * before:
+        distance = np.abs(missing)
+        if distance.max() < _CONSISTENT:
             break
         if on_round is not None:
             on_round(number, _ROUNDS)
-        before = largest
-        enlarged = np.clip(enlarged + interpolate(missing, len(enlarged) // len(source), "bicubic", signed=True), 0, 1)
-        missing = _missing(enlarged, source)
+        correction = interpolate(missing, len(enlarged) // len(source), "bicubic", signed=True)
+        corrected = np.clip(enlarged + correction, np.float32(0.0), np.float32(1.0))
+        missing = _missing(corrected, source, gray_scale)
+        left = np.abs(missing)
+        if left.mean() >= distance.mean():
+            break
+        enlarged = corrected
+        if np.mean((distance > _CONSISTENT) & (left < _NEARER * distance)) < _WORTH_A_ROUND:
+            break
     return enlarged
 
 
-def _missing(enlarged: NDArray[np.float32], source: NDArray[np.float32]) -> NDArray[np.float32]:
+def _missing(enlarged: NDArray[np.float32], source: NDArray[np.float32], gray_scale: str) -> NDArray[np.float32]:
     rows, columns = source.shape
     scale = max(1, enlarged.shape[0] // rows)
     if enlarged.shape != (rows * scale, columns * scale):
@@ -95,4 +107,4 @@ def _missing(enlarged: NDArray[np.float32], source: NDArray[np.float32]) -> NDAr
             f"An image of {enlarged.shape[0]} x {enlarged.shape[1]} pixels is no enlargement of one of "
             f"{rows} x {columns} by a whole number."
         )
-    return source - Degradation(scale, gray_scale="logarithmic").mean(enlarged)
+    return source - Degradation(scale, gray_scale=gray_scale).mean(enlarged)

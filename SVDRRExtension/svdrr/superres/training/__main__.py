@@ -99,7 +99,8 @@ def save(network: ModelMixin, folder: Path, stages: dict[str, Path]) -> None:
 def _train(method: str, scale: int, images: NDArray[np.uint16], directory: Path, seed: int, precision: str) -> None:
     network_type, stages = METHODS[method]
     network = network_type(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
-    begin_from(network, directory / method / "x4")
+    if scale != 4:
+        begin_from(network, directory / method / "x4")
     works = {stage: directory / f"train-{stage}-x{scale}" for stage in stages}
     for stage, train in stages.items():
         train(network, Training(images, SIDE[scale], schedule_of(stage, scale), works[stage], seed, precision))

@@ -56,7 +56,13 @@ def train_autoencoder(network: LCMSR, training: Training) -> None:
 
     training.run(network, network.config.scale, loss)
     with torch.no_grad():
-        pairs = draw_pairs(training.images, network.config.scale, training.side, (training.seed,), range(_STD_SAMPLES))
+        pairs = draw_pairs(
+            training.images,
+            network.config.scale,
+            training.side,
+            (training.seed, training.schedule.steps),
+            range(_STD_SAMPLES),
+        )
         codes = network.posterior(pairs.truth, pairs.interpolated).mode()
         network.code_std.copy_(codes.std(dim=(0, 2, 3)))
 

@@ -60,7 +60,9 @@ class Training:
         size = self.schedule.batch_size
         mine = np.arange(size)[share(size)]
         pairs = draw_pairs(self.images, scale, self.side, (self.seed, step), mine)
-        return Batch(pairs, step, np.random.default_rng((self.seed, step)), size, mine)
+        # Another stream than those of the samples, which have the numbers below it.
+        generator = np.random.default_rng((self.seed, step, size))
+        return Batch(pairs, step, generator, size, mine)
 
     def run(
         self, network: ModelMixin, scale: int, loss: Callable[[Batch], Tensor], target: ModelMixin | None = None

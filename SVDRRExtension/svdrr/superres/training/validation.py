@@ -56,7 +56,7 @@ def score(cases: Sequence[Case], enlarge: Callable[[Case], NDArray[np.float32]])
     """Of what `enlarge` makes of each case, (512, 512) in [0, 1]."""
     results = [enlarge(case) for case in cases]
     enlarged, truth = np.stack(results), np.stack([case.truth for case in cases])
-    residuals = [data_fidelity(one, case.reduced).mean_percent for one, case in zip(results, cases, strict=True)]
+    residuals = [data_fidelity(one, case.reduced, "drr").mean_percent for one, case in zip(results, cases, strict=True)]
     distance = feature_distance(enlarged, truth).mean()
     return Scores(float(psnr_db(enlarged, truth).mean()), float(distance), float(np.mean(residuals)))
 
