@@ -279,7 +279,7 @@ def enhance(
     from svdrr.superres import check_enhancement, uncertainty
     from svdrr.superres import enhance as enhance_radiograph
     from svdrr.superres.degradation import gray_scale_of
-    from svdrr.superres.enhance import UNCERTAINTY_SEEDS, finer_pixels
+    from svdrr.superres.enhance import MAX_SEEDS, UNCERTAINTY_SEEDS, finer_pixels
     from svdrr.superres.fidelity import data_fidelity
 
     if deterministic and seed is not None:
@@ -291,8 +291,10 @@ def enhance(
     sampled = None if deterministic else seed or 0
     if seeds is None:
         seeds = UNCERTAINTY_SEEDS
-    # Elsewhere 0 seeds stand for no map.
-    map_seeds = 0 if uncertainty_map is None else seeds or -1
+    if not seeds:
+        # Elsewhere 0 seeds stand for no map.
+        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not 0.")
+    map_seeds = 0 if uncertainty_map is None else seeds
     if backend is None:
         check_enhancement(method, scale, sampled, map_seeds)
     require_radiograph_suffix(output)
@@ -347,6 +349,8 @@ def enhance(
         "method": method,
         "scale": scale,
         "seed": sampled if method == "lcmsr" else None,
+        "fidelity_map": fidelity_map and str(fidelity_map),
+        "uncertainty_map": uncertainty_map and str(uncertainty_map),
     }
     sentence = f"{rows} x {columns} pixels, computed and not for diagnosis, written to {output}. {fidelity.verdict}"
     if consistent and not fidelity.is_consistent:

@@ -88,9 +88,12 @@ def test_a_learned_job_there_is_the_method_here(
 
 
 @pytest.mark.usefixtures("here")
-def test_consistency_there_is_consistency_here(backend: BackendClient) -> None:
-    theirs = backend.run(enhancement_request(radiograph(), "lcmsr", 2, 1, consistent=True))
-    assert_same(theirs, [enhance(radiograph(), "lcmsr", 2, 1, consistent=True, device="cpu")])
+@pytest.mark.parametrize("origin", [None, DRR], ids=["taken", "DRR"])
+def test_consistency_there_is_consistency_here(backend: BackendClient, origin: Provenance | None) -> None:
+    """In the gray scale of a DRR, too, for which the server must know that it is one."""
+    image = radiograph(provenance=origin)
+    theirs = backend.run(enhancement_request(image, "lcmsr", 2, 1, consistent=True))
+    assert_same(theirs, [enhance(image, "lcmsr", 2, 1, consistent=True, device="cpu")])
     assert theirs[0].provenance is not None
     assert theirs[0].provenance.settings["Projection"] == "iterative back-projection"
 
@@ -142,7 +145,7 @@ def test_the_command_gets_from_a_backend_what_it_makes_here(
         options = ("--method", "lcmsr", "--seed", 6, "--consistent", "--seeds", 2, *maps, "--json")
         code, out, err = run_svdrr(capfd, "enhance", tmp_path / "in.png", tmp_path / f"{place}.png", *options, *where)
         assert (code, err) == (0, "")
-        said.append({**json.loads(out), "output": ""})
+        said.append({**json.loads(out), "output": "", "fidelity_map": "", "uncertainty_map": ""})
     assert said[0] == said[1]
     assert_same([read_radiograph(tmp_path / "there.png")], [read_radiograph(tmp_path / "here.png")])
     for name in ("f.nrrd", "u.nrrd"):

@@ -102,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phantoms", type=int, default=6, help="of 4 views each")
     parser.add_argument("--views", type=int, default=CHEST_VIEWS, help="of the chest CT")
+    parser.add_argument("--scale", type=int, choices=SCALES, action="append", help="both by default")
     parser.add_argument("--cache", type=Path, default=Path("build/bench-superres"), help="where phantom DRRs are kept")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -112,15 +113,16 @@ def main() -> None:
     }
     console = Console(width=150)
     rows: list[Row] = []
-    for scale in SCALES:
+    scales = arguments.scale or SCALES
+    for scale in scales:
         peaks = {name: peak_mb(name, scale) for name in METHODS}
         for images, truths in sets.items():
             of_set = list(measured(images, truths, detector_of(images, scale), peaks))
             rows += of_set
             console.print(table_of(of_set, f"{images} ({len(truths)}), x{scale}"))
-    spreads = [spread_over(images, truths[:MOST_SPREADS], scale) for scale in SCALES for images, truths in sets.items()]
+    spreads = [spread_over(images, truths[:MOST_SPREADS], scale) for scale in scales for images, truths in sets.items()]
     console.print(spread_table(spreads))
-    large = [large_image(method, scale) for scale in SCALES for method in ONE_STEP]
+    large = [large_image(method, scale) for scale in scales for method in ONE_STEP]
     console.print(large_table(large))
     console.print(f"{torch.get_num_threads()} threads.")
     if arguments.json is not None:

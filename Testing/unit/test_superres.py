@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,6 +238,16 @@ def test_a_later_enhancement_says_nothing_of_the_weights_of_an_earlier_one() -> 
     assert twice.settings["Enhancement"] == "lcmsr x2, lanczos x2"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_projection_leaves_the_bar_where_it_is(method: str) -> None:
+    said: list[tuple[int, int]] = []
+    enhance(radiograph_of_a_phantom(), method, consistent=True, on_step=lambda *step: said.append(step))
+    parts = [done / total for done, total in said]
+    assert parts == sorted(parts)
+    assert parts[-1] == 1.0
+    assert parts.count(1.0) > 1
+
+
 @every_scale
 def test_uncertainty_is_the_spread_of_results(scale: int) -> None:
     source = radiograph_of_a_phantom()
@@ -295,6 +306,34 @@ def test_bundled_networks_leave_no_seams(method: str, scale: int) -> None:
 def test_what_cannot_be_asked_for(method: str, seed: int, seeds: int, said: str) -> None:
     with pytest.raises(SVDRRError, match=said):
         check_enhancement(method, 2, seed, seeds)
+
+
+def test_an_uncertainty_takes_two_seeds() -> None:
+    with pytest.raises(SVDRRError, match="An uncertainty map takes 2 to 64 seeds, not 0"):
+        uncertainty(Radiograph(np.full((8, 8), 0.5, np.float32)), seeds=0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        ([[0.5, np.nan]], "The radiograph holds NaN or infinite pixels"),
+        ([[0.5, 1.5]], "The gray values of a radiograph lie in 0 to 1; these lie in 0.5 to 1.5; scale them"),
+        ([[-3, 0]], "these lie in -3 to 0"),
+        ([[]], r"its pixels here have the shape \(1, 0\)"),
+        ([0.5, 0.5], r"its pixels here have the shape \(2,\)"),
+    ],
+)
+@pytest.mark.parametrize("make", [enhance, uncertainty])
+def test_what_is_no_radiograph(make: Callable[[Radiograph], Radiograph], pixels: list[object], said: str) -> None:
+    with pytest.raises(SVDRRError, match=said):
+        make(Radiograph(np.array(pixels)))
+
+
+def test_pixels_of_any_precision() -> None:
+    pixels = np.random.default_rng(2).random((20, 20))
+    result = enhance(Radiograph(pixels), "regression")
+    np.testing.assert_array_equal(result.pixels, enhance(Radiograph(pixels.astype(np.float32)), "regression").pixels)
+    assert result.pixels.dtype == np.float32
 
 
 def test_weights_that_are_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

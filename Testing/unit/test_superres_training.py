@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from svdrr.drr import to_display
+from svdrr.errors import SVDRRError
 from svdrr.superres.interpolation import interpolate
 from svdrr.superres.learned import NETWORKS, enlarge, load_network
 from svdrr.superres.networks import LCMSR, DeltaDiff, RegressionNetwork
 from svdrr.superres.training import images as training_images
 from svdrr.superres.training import lcmsr as lcmsr_training
 from svdrr.superres.training import loop as training_loop
-from svdrr.superres.training.__main__ import begin_from, save
+from svdrr.superres.training.__main__ import begin_from, begin_from_state, save
 from svdrr.superres.training.crops import draw_pairs
 from svdrr.superres.training.deltadiff import train_deltadiff
 from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency, train_decoder
@@ -106,6 +107,13 @@ def test_pairs_are_an_image_and_what_a_detector_makes_of_it(images: NDArray[np.u
     torch.testing.assert_close(part.reduced, pairs.reduced[[1, 3]], rtol=0.0, atol=0.0)
 
 
+def test_what_a_step_draws_is_not_what_its_samples_are_made_of(images: NDArray[np.uint16], tmp_path: Path) -> None:
+    """numpy pads seeds with zeros: (5, 3) and (5, 3, 0) are one stream."""
+    batch = Training(images, 12, SCHEDULE, tmp_path, seed=5).draw(2, step=3)
+    drawn = batch.generator.random()
+    assert all(drawn != np.random.default_rng((5, 3, *number)).random() for number in ((), (0,), (1,)))
+
+
 # Training
 
 SCHEDULE = Schedule(steps=6, batch_size=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9)
@@ -176,6 +184,26 @@ def test_codes_have_unit_variance_after_the_first_stage(images: NDArray[np.uint1
     with torch.no_grad():
         codes = network.code(pairs.truth, pairs.interpolated)
     assert codes.std(dim=(0, 2, 3)).tolist() == pytest.approx([1.0] * 4, rel=1e-3)
+
+
+def test_an_autoencoder_whose_codes_say_nothing_is_noticed(images: NDArray[np.uint16], tmp_path: Path) -> None:
+    network = STAGES["autoencoder"][0]()
+    torch.nn.init.zeros_(network.encoder.layers[-1].weight)
+    schedule = Schedule(steps=1, batch_size=1, learning_rate=1e-9, warmup_steps=0, ema_decay=0.0)
+    with pytest.raises(SVDRRError, match="The autoencoder has collapsed: its codes are the same for all images"):
+        train_autoencoder(network, Training(images, 16, schedule, tmp_path, seed=5))
+
+
+def test_the_next_scale_begins_from_the_first_stage(images: NDArray[np.uint16], tmp_path: Path) -> None:
+    first = trained("autoencoder", images, tmp_path)
+    other = STAGES["autoencoder"][0]()
+    begin_from_state(other, tmp_path)
+    begun, ended = other.state_dict(), first.state_dict()
+    for name, value in ended.items():
+        if name.startswith(("encoder.", "decoder.")):
+            torch.testing.assert_close(begun[name], value, rtol=0.0, atol=0.0)
+    assert any((begun[name] != value).any() for name, value in ended.items() if name.startswith("unet."))
+    begin_from_state(other, tmp_path / "nothing")
 
 
 def test_the_target_is_the_average_of_the_weights(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from diffusers import ModelMixin
 from numpy.typing import NDArray
+from torch import Tensor
 
 from svdrr.files import whole_directory
 from svdrr.superres.networks import LCMSR, DeltaDiff, RegressionNetwork
@@ -26,6 +27,7 @@ from svdrr.superres.training.lcmsr import train_autoencoder, train_consistency, 
 from svdrr.superres.training.loop import Training
 from svdrr.superres.training.regression import train_regression
 from svdrr.synthesis.configuration import Schedule
+from svdrr.synthesis.training.loop import averaged_weights, saved_states
 from svdrr.synthesis.training.record import keep_record
 
 PHANTOMS = 40
@@ -83,7 +85,17 @@ def begin_from(network: ModelMixin, folder: Path) -> None:
     """Takes over the weights of the model in `folder` that are of the same shape, if there is such a model."""
     if not folder.exists():
         return
-    theirs = type(network).from_pretrained(folder).state_dict()
+    _take_over(network, type(network).from_pretrained(folder).state_dict())
+
+
+def begin_from_state(network: ModelMixin, work: Path) -> None:
+    """Takes over the weights that a stage's training in `work` ended with, if there is such a training."""
+    states = saved_states(work)
+    if states:
+        _take_over(network, averaged_weights(states[-1]))
+
+
+def _take_over(network: ModelMixin, theirs: dict[str, Tensor]) -> None:
     ours = network.state_dict()
     network.load_state_dict(ours | {name: value for name, value in theirs.items() if value.shape == ours[name].shape})
 
@@ -101,6 +113,9 @@ def _train(method: str, scale: int, images: NDArray[np.uint16], directory: Path,
     network = network_type(scale, RESIDUAL_SCALE[scale]).to(memory_format=torch.channels_last)
     if scale != 4:
         begin_from(network, directory / method / "x4")
+        # Of what later stages have trained again, the first stage wants its own: LCMSR's last decoder has forgotten
+        # what true codes say, and the encoder would collapse.
+        begin_from_state(network, directory / f"train-{next(iter(stages))}-x4")
     works = {stage: directory / f"train-{stage}-x{scale}" for stage in stages}
     for stage, train in stages.items():
         train(network, Training(images, SIDE[scale], schedule_of(stage, scale), works[stage], seed, precision))

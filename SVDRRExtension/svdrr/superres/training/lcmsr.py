@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from svdrr.errors import SVDRRError
 from svdrr.superres.networks import LCMSR
 from svdrr.superres.training.crops import draw_pairs
 from svdrr.superres.training.loop import Batch, Training
@@ -34,10 +35,11 @@ that spread about each other as they do about the truth; their mean squared erro
 no better than bicubic interpolation's. For normal errors, λ makes their variance λ² / (2 − λ²) of that: 0.14.
 """
 _STD_SAMPLES = 64
+_COLLAPSED = 0.01
 
 
 def train_autoencoder(network: LCMSR, training: Training) -> None:
-    """Trains encoder and decoder in place with L1 and KL, and sets `code_std`.
+    """Trains encoder and decoder in place with L1 and KL, and sets `code_std`. SVDRRError if they collapse.
 
     There is no adversarial loss: what it adds to a radiograph looks real and is not.
     """
@@ -65,6 +67,11 @@ def train_autoencoder(network: LCMSR, training: Training) -> None:
         )
         codes = network.posterior(pairs.truth, pairs.interpolated).mode()
         network.code_std.copy_(codes.std(dim=(0, 2, 3)))
+    if network.code_std.max() < _COLLAPSED:
+        raise SVDRRError(
+            "The autoencoder has collapsed: its codes are the same for all images, and the decoder does without them; "
+            "train it in a new folder, from other weights."
+        )
 
 
 def train_consistency(network: LCMSR, training: Training, consistency: bool = True, distillation: bool = True) -> None:

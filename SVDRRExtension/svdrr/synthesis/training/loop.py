@@ -189,6 +189,13 @@ def saved_states(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*.safetensors"))
 
 
+def averaged_weights(state: Path) -> dict[str, Tensor]:
+    """The averaged weights, by the parameters' names, of one of `saved_states`."""
+    with safe_open(state, "pt") as stored:
+        names = [name for name in stored.keys() if name.startswith(_AVERAGED)]  # noqa: SIM118, it is no dictionary
+        return {name.removeprefix(_AVERAGED): stored.get_tensor(name) for name in names}
+
+
 def _state_file(directory: Path, step: int) -> Path:
     return directory / f"step-{step:07d}.safetensors"
 
