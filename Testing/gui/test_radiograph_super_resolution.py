@@ -60,7 +60,8 @@ def node_ids() -> set[str]:
 
 
 def begin(host: Any, panel: Any, stage: str) -> None:
-    """Presses Apply and waits for this stage."""
+    """Presses Apply, once it can be, and waits for this stage."""
+    host.wait_until(lambda: panel.ui.applyButton.enabled, 60.0)
     host.click(panel.ui.applyButton)
     host.wait_until(lambda: f" {stage}" in panel._controls._ui.jobLogTextEdit.plainText)
     assert panel._controls.running
