@@ -557,6 +557,12 @@ def test_enhance(svdrr: Run, world: Path, tmp_path: Path, suffix: str) -> None:
         "pixel_spacing_mm": [2.25, 2.25],
         "fidelity_mean_percent": fidelity.mean_percent,
         "fidelity_max_percent": fidelity.max_percent,
+        "is_consistent": False,
+        "method": "bicubic",
+        "scale": 4,
+        "seed": None,
+        "fidelity_map": None,
+        "uncertainty_map": None,
     }
     enlarged = read_radiograph(output)
     assert enlarged.pixels.shape == (192, 160)
