@@ -308,7 +308,8 @@ def test_what_never_left_is_put_back() -> None:
     )
     assert synthesis_request(radiograph(), POSES, "tiny").restore(answered).provenance == made
     for source in (image, enhance(image, "bicubic", 4)):
-        larger = enhance(Radiograph(source.pixels, source.pixel_spacing_mm, source.view), "lanczos", 2)
+        sent = Radiograph(source.pixels, source.pixel_spacing_mm, source.view)
+        larger = enhance(sent, "lanczos", 2, gray_scale="drr")
         restored = enhancement_request(source, "lanczos", 2).restore(larger)
         assert restored.provenance == enhance(source, "lanczos", 2).provenance
     plain = enhance(radiograph(), "lanczos", 2)
