@@ -279,7 +279,7 @@ def enhance(
     from svdrr.superres import check_enhancement, uncertainty
     from svdrr.superres import enhance as enhance_radiograph
     from svdrr.superres.degradation import gray_scale_of
-    from svdrr.superres.enhance import MAX_SEEDS, UNCERTAINTY_SEEDS, finer_pixels
+    from svdrr.superres.enhance import UNCERTAINTY_SEEDS, check_seeds, finer_pixels
     from svdrr.superres.fidelity import data_fidelity
 
     if deterministic and seed is not None:
@@ -289,12 +289,10 @@ def enhance(
     if uncertainty_map is None and seeds is not None:
         raise SVDRRError("The --seeds are those of an uncertainty map; give --uncertainty-map too.")
     sampled = None if deterministic else seed or 0
-    if seeds is None:
-        seeds = UNCERTAINTY_SEEDS
-    if not seeds:
-        # Elsewhere 0 seeds stand for no map.
-        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not 0.")
-    map_seeds = 0 if uncertainty_map is None else seeds
+    map_seeds = 0
+    if uncertainty_map is not None:
+        map_seeds = UNCERTAINTY_SEEDS if seeds is None else seeds
+        check_seeds(map_seeds)
     if backend is None:
         check_enhancement(method, scale, sampled, map_seeds)
     require_radiograph_suffix(output)
@@ -334,7 +332,7 @@ def enhance(
             of_input = replace(radiograph, provenance=enlarged.provenance)
             write_nrrd(files[fidelity_map], fidelity.difference_percent, _in_percent(of_input, quantity), place)
         if uncertainty_map is not None:
-            deviation = _in_percent(results[1], f"standard deviation over {seeds} seeds")
+            deviation = _in_percent(results[1], f"standard deviation over {map_seeds} seeds")
             write_nrrd(files[uncertainty_map], 100.0 * deviation.pixels, deviation, finer_place)
     rows, columns = enlarged.pixels.shape
     result = {

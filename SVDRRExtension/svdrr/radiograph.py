@@ -57,3 +57,22 @@ class Radiograph:
             and self.provenance.method.startswith("DRR")
             and self.provenance.settings.get("DisplayWindow", "full") == "full"
         )
+
+
+def check_radiograph(radiograph: Radiograph) -> None:
+    """Raises SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector."""
+    shape = radiograph.pixels.shape
+    if len(shape) != 2 or min(shape) < 1:
+        raise SVDRRError(f"A radiograph needs rows and columns of pixels, not an array of shape {shape}.")
+    if not np.isfinite(radiograph.pixels).all():
+        raise SVDRRError("The radiograph holds NaN or infinite pixels; all must lie in 0 to 1, so replace these first.")
+    low, high = float(radiograph.pixels.min()), float(radiograph.pixels.max())
+    if low < 0.0 or high > 1.0:
+        raise SVDRRError(f"A radiograph's pixels must lie in 0 to 1, not in {low:g} to {high:g}; scale or clip them.")
+    if radiograph.view is not None:
+        detector = radiograph.view.detector
+        if shape != (detector.rows, detector.columns):
+            raise SVDRRError(
+                f"The radiograph has {shape[0]} x {shape[1]} pixels and its view's detector "
+                f"{detector.rows} x {detector.columns}; they must be equal."
+            )

@@ -182,9 +182,8 @@ def measured(images: str, truths: list[Floats], detector: Degradation, peaks: di
         results = {"truth": truth}
         for name, settings in METHODS.items():
             if number == 0:
-                enhanced(
-                    replace(source, pixels=source.pixels[:16, :16]), scale, settings
-                )  # Weights are loaded but once.
+                # Weights are loaded but once.
+                enhanced(replace(source, pixels=source.pixels[:16, :16]), scale, settings)
             began = time.perf_counter()
             results[name] = enhanced(source, scale, settings)
             seconds[name].append(time.perf_counter() - began)

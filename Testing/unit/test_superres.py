@@ -317,10 +317,10 @@ def test_an_uncertainty_takes_two_seeds() -> None:
     ("pixels", "said"),
     [
         ([[0.5, np.nan]], "The radiograph holds NaN or infinite pixels"),
-        ([[0.5, 1.5]], "The gray values of a radiograph lie in 0 to 1; these lie in 0.5 to 1.5; scale them"),
-        ([[-3, 0]], "these lie in -3 to 0"),
-        ([[]], r"its pixels here have the shape \(1, 0\)"),
-        ([0.5, 0.5], r"its pixels here have the shape \(2,\)"),
+        ([[0.5, 1.5]], "A radiograph's pixels must lie in 0 to 1, not in 0.5 to 1.5; scale or clip them"),
+        ([[-3, 0]], "not in -3 to 0"),
+        ([[]], r"not an array of shape \(1, 0\)"),
+        ([0.5, 0.5], r"not an array of shape \(2,\)"),
     ],
 )
 @pytest.mark.parametrize("make", [enhance, uncertainty])

@@ -18,7 +18,7 @@ from svdrr.geometry import CArmPose, View
 from svdrr.geometry.viewsets import view_from_json, view_to_json
 from svdrr.mrml.nodes import check_output, fill, ijk_to_world, image_of, output_node, require_finite, voxels
 from svdrr.provenance import PREFIX, Provenance
-from svdrr.radiograph import Radiograph
+from svdrr.radiograph import Radiograph, check_radiograph
 from svdrr.superres.enhance import LEARNED
 
 VOLUME = "vtkMRMLScalarVolumeNode"
@@ -133,23 +133,6 @@ def check_radiograph_node(node: Any) -> NDArray[Any]:
     if array.shape[0] != 1:
         raise SVDRRError(f"'{node.GetName()}' has {array.shape[0]} slices; choose a radiograph, which has one.")
     return array
-
-
-def check_radiograph(radiograph: Radiograph) -> None:
-    """Raise SVDRRError if the pixels are no image in [0, 1], or do not fit the view's detector."""
-    shape = radiograph.pixels.shape
-    if len(shape) != 2 or min(shape) < 1:
-        raise SVDRRError(f"A radiograph needs rows and columns of pixels, not an array of shape {shape}.")
-    low, high = float(radiograph.pixels.min()), float(radiograph.pixels.max())
-    if not (low >= 0.0 and high <= 1.0):
-        raise SVDRRError(f"A radiograph's pixels must lie in 0 to 1, not in {low:g} to {high:g}; scale or clip them.")
-    if radiograph.view is not None:
-        detector = radiograph.view.detector
-        if shape != (detector.rows, detector.columns):
-            raise SVDRRError(
-                f"The radiograph has {shape[0]} x {shape[1]} pixels and its view's detector "
-                f"{detector.rows} x {detector.columns}; they must be equal."
-            )
 
 
 def pose_label(node: slicer.vtkMRMLScalarVolumeNode) -> str:

@@ -14,14 +14,13 @@ from svdrr.errors import SVDRRError
 from svdrr.mrml.nodes import remove
 from svdrr.mrml.radiograph import (
     VOLUME,
-    check_radiograph,
     fill_with_radiograph,
     radiograph_from_node,
     radiograph_to_node,
     synthetic_suffix,
 )
 from svdrr.mrml.task import require_in_scene
-from svdrr.radiograph import Radiograph
+from svdrr.radiograph import Radiograph, check_radiograph
 
 
 class GrowingSequence:

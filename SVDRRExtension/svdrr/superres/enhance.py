@@ -14,7 +14,7 @@ from svdrr.errors import SVDRRError
 from svdrr.geometry import Detector, View
 from svdrr.models.registry import super_resolution_folder, weights_sha256
 from svdrr.provenance import Provenance, enhanced
-from svdrr.radiograph import Radiograph
+from svdrr.radiograph import Radiograph, check_radiograph
 from svdrr.superres import interpolation
 from svdrr.superres.degradation import gray_scale_of
 from svdrr.superres.fidelity import consistent_with, data_fidelity
@@ -58,7 +58,13 @@ def check_enhancement(method: str, scale: int, seed: int | None, uncertainty_see
     if uncertainty_seeds and method != "lcmsr":
         raise SVDRRError(f"Only lcmsr has an uncertainty map; '{method}' gives the same result with every seed.")
     if uncertainty_seeds:
-        _check_seeds(uncertainty_seeds)
+        check_seeds(uncertainty_seeds)
+
+
+def check_seeds(seeds: int) -> None:
+    """SVDRRError unless an uncertainty can be had of so many."""
+    if not 2 <= seeds <= MAX_SEEDS:
+        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not {seeds}.")
 
 
 def enhance(
@@ -117,7 +123,7 @@ def uncertainty(
     SVDRRError as in `enhance`, and unless there are 2 to `MAX_SEEDS` seeds.
     """
     check_enhancement("lcmsr", scale, first_seed)
-    _check_seeds(seeds)
+    check_seeds(seeds)
     radiograph = _checked(radiograph)
     gray_scale = gray_scale or gray_scale_of(radiograph)
     folder = _weights("lcmsr", scale)
@@ -180,23 +186,11 @@ def _model_name(method: str, scale: int) -> str:
     return f"super-resolution/{method}/x{scale}"
 
 
-def _check_seeds(seeds: int) -> None:
-    if not 2 <= seeds <= MAX_SEEDS:
-        raise SVDRRError(f"An uncertainty map takes 2 to {MAX_SEEDS} seeds, not {seeds}.")
-
-
 def _checked(radiograph: Radiograph) -> Radiograph:
-    pixels = np.asarray(radiograph.pixels, np.float32)
-    if pixels.ndim != 2 or not pixels.size:
-        raise SVDRRError(f"A radiograph has rows and columns of pixels; its pixels here have the shape {pixels.shape}.")
-    if not np.isfinite(pixels).all():
-        raise SVDRRError("The radiograph holds NaN or infinite pixels; replace what is no number first.")
-    lowest, highest = float(pixels.min()), float(pixels.max())
-    if lowest < 0.0 or highest > 1.0:
-        raise SVDRRError(
-            f"The gray values of a radiograph lie in 0 to 1; these lie in {lowest:g} to {highest:g}; scale them."
-        )
-    return replace(radiograph, pixels=pixels)
+    """In single precision, which all that follows takes."""
+    radiograph = replace(radiograph, pixels=np.asarray(radiograph.pixels, np.float32))
+    check_radiograph(radiograph)
+    return radiograph
 
 
 def _going_on(on_step: OnStep | None) -> OnStep | None:
