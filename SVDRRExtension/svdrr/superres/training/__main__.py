@@ -42,9 +42,8 @@ SCHEDULES = {
     "decoder": Schedule(steps=1500, batch_size=4, learning_rate=5e-4, warmup_steps=100, ema_decay=0.995),
     "deltadiff": Schedule(steps=5000, batch_size=4, learning_rate=5e-4, warmup_steps=200, ema_decay=0.995),
 }
-FINE_TUNING = {"regression": 0.5, "autoencoder": 1.0, "consistency": 1.0, "decoder": 1.0, "deltadiff": 1.2}
-"""Part of the steps that x2 takes, since it begins from x4; not of LCMSR's codes, which are others at x2, nor of
-DeltaDiff, whose first and last layers differ most."""
+FINE_TUNING = {"regression": 0.5, "autoencoder": 0.5, "consistency": 0.5, "decoder": 0.5, "deltadiff": 1.2}
+"""Part of the steps that x2 takes, since it begins from x4; DeltaDiff's first and last layers differ most."""
 METHODS: dict[str, tuple[type[ModelMixin], dict[str, Callable[[Any, Training], None]]]] = {
     "regression": (RegressionNetwork, {"regression": train_regression}),
     "lcmsr": (
